@@ -1,0 +1,152 @@
+"""Every finding's code: what it means and what to do.
+
+`docs/findings.md` is made from here; a test holds both to the code that says them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Entry = tuple[str, str]  # meaning, remedy
+
+YAML: Mapping[str, Entry] = {
+    "yaml-size": ("A YAML file is longer than 256 kB.", "Keep data and models in files of their own."),
+    "yaml-encoding": ("A YAML file is not UTF-8.", "Save it as UTF-8."),
+    "yaml-unprintable": ("A character that YAML forbids.", "Delete it, or write it as an escape in double quotes."),
+    "yaml-syntax": ("The text is not YAML.", "Check quotes, brackets and indentation at the place named."),
+    "yaml-depth": ("Nested deeper than 64 levels.", "Flatten it; most often a bracket is never closed."),
+    "yaml-nodes": ("More than 20,000 values once aliases are expanded.", "Write the values out, or fewer of them."),
+    "yaml-duplicate-key": ("A field is in one mapping twice.", "Delete one: readers disagree on which one counts."),
+    "yaml-key": ("A key that is no text, or a merge key.", "Quote the key; write merged fields out."),
+    "yaml-tag": ("A tag that changes how a value is read.", "Remove the tag."),
+    "yaml-documents": ("Several documents in one file.", "Move each to a file of its own."),
+    "yaml-empty": ("The file is empty.", "Write the fields, or delete the file."),
+    "placeholder": ("A `{{NAME}}`, `$NAME` or `<NAME>` that nobody filled in.",
+                    "Commit the file with the value: the file in git is what is served."),
+    "too-many": ("One file has more than a hundred findings.", "Fix the first ones; the others may go with them."),
+}  # fmt: skip
+
+FIELDS: Mapping[str, Entry] = {
+    "unknown-field": ("A field that does not exist there.",
+                      "Use the name suggested; a misspelt field would be without effect."),
+    "missing-field": ("A required field is missing.", "Add it."),
+    "bad-value": ("A value its field does not allow.", "Write what was expected; `docs/fields.md` lists every rule."),
+    "wrong-platform": ("A field of the other one of Azure's platforms (managed, kubernetes).",
+                       "Delete it, or set `type:`."),
+    "wrong-kind": ("An endpoint where a deployment is expected, or the reverse.",
+                   "An endpoint goes into endpoint.yml, a deployment into deployments/NAME.yml."),
+    "kind-not-served": ("A batch or serverless endpoint, which is not served yet.", "Move it out of endpoints/."),
+    "preview-layout": ("The 2021 preview layout of Azure ML.",
+                       "Write endpoint.yml and one file per deployment in deployments/."),
+    "ignored-field": ("A valid field that has no effect here.", "Keep it for Azure, or delete it."),
+    "not-here": ("Valid for Azure, but it cannot be served here.", "Follow the remedy at the place named."),
+    "rollout-steps": ("`steps` does not ascend to 100.", "List ascending percents that end with 100."),
+    "rollout-soak": ("`soak` is longer than `max_soak`.", "Raise `max_soak`."),
+    "gate-unknown": ("rollout.yml names a gate that no plugin has.", "Correct its name, or install its package."),
+    "gate-parameter": ("A gate does not take this parameter, or not this value.", "Correct or delete it."),
+}  # fmt: skip
+
+REPOSITORY: Mapping[str, Entry] = {
+    "endpoint-missing": ("A folder below endpoints/ without endpoint.yml.", "Add the file, or move the folder."),
+    "name-mismatch": ("A name in a file differs from the folder's.", "Write the folder's name, or rename the folder."),
+    "name-case": ("Two names differ only in case.", "Rename one: host names do not tell them apart."),
+    "duplicate-name": ("One name is used twice.", "Rename or delete one."),
+    "traffic-sum": ("`traffic` adds up to neither 100 nor 0.", "Make it 100, or 0 to drain the endpoint."),
+    "traffic-unknown": ("`traffic` names a deployment that does not exist.", "Add it, or correct the name."),
+    "mirror-traffic": ("`mirror_traffic` names several deployments, or one with live traffic.",
+                       "Copy to one deployment that has no live traffic."),
+    "path-missing": ("A path names nothing in this commit.", "Commit the file, or correct the path."),
+    "path-outside": ("A path leads out of the repository or of its folder.", "Move what it names into the repository."),
+    "path-link": ("A path goes through a symbolic link.", "Write the path the link points to."),
+    "path-size": ("A folder of code is too large.", "Move data and models out of it."),
+    "script-missing": ("The scoring script is not in the code folder.", "Correct `scoring_script`, or commit it."),
+    "model-unknown": ("A registered model is not in the catalogue.", "Register it, or name one that is there."),
+    "model-not-resolved": ("A registered model was not looked up, so the plan is a preview.",
+                           "Nothing: the controller looks it up."),
+    "environment-unknown": ("A registered environment without an entry in headgate.yml.",
+                            "Write `conda_file:`, or list its packages in headgate.yml."),
+    "conda-file": ("A line of a conda file cannot become a Python requirement.",
+                   "Write it as `name==version`, below `pip:` if need be."),
+    "instance-type": ("An instance type that headgate.yml does not know.", "Use one it lists, or add it."),
+    "secret-reference": ("A reference to a secret in Azure.", "Have the script read the secret from the machine."),
+}  # fmt: skip
+
+ROLLOUTS: Mapping[str, Entry] = {
+    "two-candidates": ("One commit raises the traffic of two new revisions.", "Raise one per commit."),
+    "removal-with-traffic": ("A deployment is removed while it carries live traffic.",
+                             "Commit `traffic` without it first, then remove its file."),
+    "build-failed": ("A bundle or a model environment could not be built.", "Read the installer's words in the log."),
+    "environment-unresolved": ("The packages of a model do not fit together, or do not exist.",
+                               "Change the versions that the installer names."),
+    "interpreter-missing": ("The Python version asked for is not on this machine.",
+                            "Install it and name it in headgate.yml's `interpreters:`, or ask for another."),
+    "source-missing": ("A file that a build needs is not in the commit.", "Commit it."),
+    "source-refused": ("A file that a build needs cannot be used.", "Follow the remedy in the finding."),
+    "scoring-script-missing": ("The scoring script is not in the bundle.", "Correct `scoring_script`."),
+    "history-rewritten": ("The branch no longer contains what is served.",
+                          "Push a branch that does, or accept it: `headgate sync --accept SHA`."),
+    "revert-on-branch": ("A revert waits on a branch of its own.", "Merge it, or change what it names."),
+    "workflow-unsupported": ("The local engine does not know this part of a workflow.", "Use what it names instead."),
+}  # fmt: skip
+
+SYSTEM: Mapping[str, Entry] = {
+    "git-missing": ("git is not installed.", "Install git 2.30 or newer."),
+    "repo-unusable": ("The endpoints repo cannot be used.", "Give a repository's path or URL."),
+    "repo-unreachable": ("The endpoints repo cannot be read now.", "Check network and credentials."),
+    "repo-no-branch": ("The repository lacks the branch to follow.", "Push it, or name another one."),
+    "repo-branch-name": ("A branch name that is not taken.", "Use letters, digits and `. _ + - /`."),
+    "repo-empty": ("The repository has no commit yet.", "Commit and push."),
+    "repo-unknown-commit": ("A commit that is not there.", "Give a full id of a commit on the branch."),
+    "repo-push-refused": ("The origin does not take our push.", "Allow it, or merge the branch by hand."),
+    "lfs-pointer": ("A file is a Git LFS pointer, not its content.", "Commit the file itself, or use the catalogue."),
+    "repo-incomplete": ("Our copy of the endpoints repo lacks an object.", "Check the origin with `git fsck`."),
+    "secret-in-url": ("A URL holds a password.", "Let a credential helper or an SSH key answer."),
+    "disk-full": ("The data folder has no room.", "Free some space: it goes on by itself."),
+    "try-again": ("It cannot be done just now.", "Try again."),
+    "no-data-folder": ("There is no `.headgate` folder here or above.", "Run `headgate up`, or name it with --data."),
+    "no-repo": ("No endpoints repo is known.", "Name it with --repo."),
+    "no-work-tree": ("A bare repository has no files to compare.", "Name two commits: BASE..HEAD."),
+    "not-empty": ("The folder has files in it.", "Name a new folder."),
+    "not-found": ("There is no such thing.", "Check its name."),
+    "not-running": ("Nothing of that name runs.", "`headgate status` shows what does."),
+    "not-up": ("The system does not answer.", "Run `headgate up`."),
+    "already-up": ("Another `headgate up` holds the data folder.", "Use it, or `headgate down` first."),
+    "still-up": ("It did not stop in time.", "Read its last words; try again."),
+    "service-fails": ("A process of ours ends again and again.", "Read its log."),
+    "router-silent": ("The router does not answer.", "`headgate status` shows its workers."),
+    "port-taken": ("The port is in use.", "Stop what uses it, or choose another."),
+    "port-changed": ("Callers use another port than asked for.", "Leave --port out, or `headgate down` first."),
+    "listen": ("The address cannot be listened on.", "Give another --host and --port."),
+    "plain-http": ("The router speaks plain HTTP to others.", "Put a proxy with TLS before it, or say --insecure."),
+    "unknown-endpoint": ("There is no such endpoint.", "Check its name; the finding lists those known."),
+    "unknown-commit": ("A name that is no commit.", "Write BASE..HEAD as git does; in CI fetch the whole history."),
+    "unknown-rollout": ("There is no such rollout.", "`headgate plan` shows what a change starts."),
+    "cannot-edit": ("A file cannot be changed without touching more than asked.", "Edit it by hand."),
+    "mirror-percent": ("`mirror_traffic` is one deployment and at most 50 %.", "Correct it."),
+    "too-large": ("A file is too large to be changed here.", "Keep data out of YAML."),
+    "plugin-broken": ("A plugin cannot be loaded.", "Fix or remove its package; its error is in the finding."),
+    "plugin-too-old": ("A plugin was written for an older Headgate.", "Upgrade it."),
+    "plugin-too-new": ("A plugin was written for a newer Headgate.", "Upgrade Headgate, or pin the plugin."),
+    "plugin-incomplete": ("A plugin lacks part of its port.", "Complete it; `headgate.testing` has the suite."),
+    "plugin-doubled": ("Two packages offer a plugin of one name.", "Remove one."),
+    "demo-extra": ("The demo needs scikit-learn.", "pip install 'headgate[demo]'"),
+}  # fmt: skip
+
+CHAPTERS: Mapping[str, Mapping[str, Entry]] = {
+    "The text of a file": YAML,
+    "The fields of a file": FIELDS,
+    "Files and what they refer to": REPOSITORY,
+    "Rollouts": ROLLOUTS,
+    "The system": SYSTEM,
+}
+CODES: Mapping[str, Entry] = {code: entry for chapter in CHAPTERS.values() for code, entry in chapter.items()}
+
+
+def markdown() -> str:
+    """`docs/findings.md`: one heading per code."""
+    lines = ["# Findings", "", "Every finding has a code that stays the same. Made from `core/headgate/codes.py`.", ""]
+    for chapter, entries in CHAPTERS.items():
+        lines += [f"## {chapter}", ""]
+        for code, (meaning, remedy) in entries.items():
+            lines += [f"### {code}", "", meaning, "", f"**Fix:** {remedy}", ""]
+    return "\n".join(lines)

@@ -1,0 +1,259 @@
+"""What happens next to one endpoint: `step(draft, seen)`, pure.
+
+A pass is: collect (`Seen`), decide, record, act. The head that comes out is recorded before anything is done; what must
+be done follows from the head alone (`actions.py`), so a crash in between is repaired by the next pass.
+Deciding twice is the same as deciding once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headgate.draft import ENDED, Draft, Seen
+from headgate.evidence import Result, Verdict
+from headgate.outcome import end, fail, keep_release, release, spare, start, supersede
+from headgate.phases import BUILD, DEPLOY, FINALIZE, MIRROR, SMOKE, STEP
+from headgate.planning import unproven
+from headgate.rollout import KEPT_REVISIONS, Head, OpEnd, OpRecord, Rollout, State, kind_of
+from headgate.table import EndpointRoute
+from headgate.target import Target
+from headgate.workload import Purpose
+
+# A candidate without one ready replica for this long is given up. A replica that is killed is back well before.
+UNREADY_GRACE_S = 15.0
+
+
+def step(draft: Draft, seen: Seen, *, removal_grace_s: float = 600.0) -> None:
+    """Everything that time and observation alone can change."""
+    still = tuple(name for name in draft.head.stopping if seen.workflows.get(name) not in (None, *ENDED))
+    if still != draft.head.stopping:
+        draft.set(stopping=still)
+    _switch_when_ready(draft, seen)
+    _remove_when_due(draft, removal_grace_s)
+    if draft.head.active:
+        _advance(draft, seen)
+    _end_warmth(draft)
+    _prune(draft)
+
+
+def _remove_when_due(draft: Draft, grace_s: float) -> None:
+    head = draft.head
+    if head.removing_since is None:
+        return
+    if head.traffic and draft.now < head.removing_since + grace_s:
+        return
+    supersede(draft, "the endpoint was removed from git")
+    draft.move({}, "drained: the endpoint was removed from git")
+    draft.set(asked=None, switch=None, undo=None, findings=())
+    spare(draft, keep=set(), warm_s=0.0)
+    if not any(state.running for state in draft.head.revisions.values()):
+        draft.say("removed", "nothing of it runs any more")
+        draft.head = Head(head.endpoint, head.commit, rollout=draft.head.rollout, stopping=draft.head.stopping)
+
+
+def _switch_when_ready(draft: Draft, seen: Seen) -> None:
+    """A rollback needs nothing but the old revision being alive."""
+    target = draft.head.switch
+    if target is None:
+        return
+    for revision in target.traffic:
+        state = draft.head.revisions[revision]
+        if not state.running:
+            draft.revision(revision, running=True, warm_until=None)
+    if not all(seen.ready(revision) for revision in target.traffic):
+        return
+    before = set(draft.head.traffic)
+    draft.move(target.traffic, f"rollback to {target.commit[:10]}" if target.traffic else "drained as asked")
+    for revision in (before - set(target.traffic)) if target.traffic else ():
+        draft.revision(revision, known_good=False)  # rolled away from: the way forward passes every gate again
+    draft.set(switch=None)
+    if target.traffic or not unproven(draft.head, target):
+        _release_switched(draft, target)
+    if unproven(draft.head, target):
+        start(draft, target)
+
+
+def _release_switched(draft: Draft, target: Target) -> None:
+    keep_release(draft, target)
+    spare(draft, keep=set(target.revisions), warm_s=target.process.keep_warm_s)
+    draft.say("release", f"{target.commit[:10]} is live again", traffic=dict(target.traffic), commit=target.commit)
+
+
+def _end_warmth(draft: Draft) -> None:
+    for revision, state in list(draft.head.revisions.items()):
+        if state.warm_until is not None and draft.now >= state.warm_until and revision not in draft.head.traffic:
+            draft.revision(revision, running=False, warm_until=None)
+
+
+def _prune(draft: Draft) -> None:
+    """Idle revisions that no kept release names are forgotten, oldest first; their builds stay in the cache."""
+    head = draft.head
+    named = {r for release in head.releases for r in release.target.revisions}
+    named |= set(head.traffic) | (set(head.asked.revisions) if head.asked else set())
+    idle = sorted(
+        (r for r, state in head.revisions.items() if not state.running and r not in named),
+        key=lambda r: (head.revisions[r].asked_at, r),
+    )
+    if len(idle) > KEPT_REVISIONS:
+        gone = set(idle[: len(idle) - KEPT_REVISIONS])
+        draft.set(revisions={r: s for r, s in head.revisions.items() if r not in gone})
+
+
+# --- the running op ----------------------------------------------------------------------------------------------
+
+
+def _advance(draft: Draft, seen: Seen) -> None:
+    rollout = draft.head.active
+    assert rollout is not None
+    phase = seen.workflows.get(rollout.id)
+    if phase in ENDED:
+        fail(
+            draft,
+            f"its workflow ended ({phase}) before the rollout did: {seen.workflow_message}".rstrip(": "),
+            state=State.ABORTED,
+            git=False,
+        )
+        return
+    op = rollout.running
+    if op is None:
+        return
+    {SMOKE: _smoke, DEPLOY: _deploy, MIRROR: _judged, STEP: _judged, FINALIZE: _finalize, BUILD: _wait}[op.verb](
+        draft, seen, rollout, op
+    )
+
+
+def _wait(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
+    """A build reports by itself (`asks.py`)."""
+
+
+def _pass(draft: Draft, message: str, **outputs: str) -> None:
+    rollout = draft.head.active
+    assert rollout is not None
+    assert rollout.running is not None
+    name = rollout.running.name
+    draft.op(state=OpEnd.PASSED, ended_at=draft.now, message=message, outputs=outputs)
+    draft.set(mirrors=())
+    draft.say("op.passed", message, op=name)
+
+
+def _smoke(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
+    for revision in rollout.plan.revisions:
+        name = rollout.target.revisions[revision].name
+        dead = seen.given_up(revision, Purpose.SMOKE)
+        if dead:
+            fail(draft, f"smoke: {name} does not start: {dead}")
+            return
+        verdict = seen.smokes.get(revision)
+        if verdict is None or draft.head.revisions[revision].smoked:
+            continue
+        draft.op(verdicts=(*(draft.head.rollout.ops[-1].verdicts if draft.head.rollout else ()), verdict))
+        if verdict.result is not Result.PASS:
+            draft.say("verdict", verdict.explanation, op=op.name, gate=verdict.gate, result=verdict.result)
+            fail(draft, f"smoke: {name}: {verdict.explanation}", verdicts=(verdict,))
+            return
+        draft.revision(revision, smoked=True)
+    if all(draft.head.revisions[revision].smoked for revision in rollout.plan.revisions):
+        _pass(draft, "started alone, answered the sample request")
+
+
+def _deploy(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
+    waiting = []
+    for revision in rollout.plan.revisions:
+        deployment = rollout.target.revisions[revision]
+        dead = seen.given_up(revision)
+        if dead:
+            fail(draft, f"deploy: {deployment.name} does not get ready: {dead}")
+            return
+        ready = seen.ready(revision)
+        if ready < deployment.run.instance_count:
+            waiting.append(f"{deployment.name} {ready}/{deployment.run.instance_count}")
+    if not waiting:
+        _pass(draft, "every replica is ready")
+
+
+def _judged(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
+    if not _live(draft, seen, op):
+        return
+    op = draft.head.rollout.ops[-1] if draft.head.rollout else op
+    kind = kind_of(rollout, op, draft.head.traffic)
+    if not kind:
+        _pass(draft, f"every router worker serves generation {op.generation}")
+        return
+    if _lost_candidate(draft, seen, rollout, op):
+        return
+    if seen.verdicts != op.verdicts and seen.verdicts:
+        draft.op(verdicts=seen.verdicts)
+        _say_verdicts(draft, seen.verdicts, op)
+    assert op.live_at is not None
+    process = rollout.target.process
+    if seen.result is Result.FAIL:
+        bad = [v for v in seen.verdicts if v.result is Result.FAIL]
+        fail(draft, f"{bad[0].gate} failed at {op.name}: {bad[0].explanation}", verdicts=bad)
+    elif draft.now >= op.live_at + process.max_soak_s and not rollout.paused:
+        held = [v for v in seen.verdicts if v.result is not Result.PASS]
+        why = "; ".join(f"{v.gate}: {v.missing or v.explanation}" for v in held) or "no evidence came"
+        fail(draft, f"{op.name} got no pass within {process.max_soak_s:g} s: {why}", verdicts=held)
+    elif seen.result is Result.PASS and not rollout.paused:
+        soak_s = process.mirror.soak_s if op.verb == MIRROR else process.soak_s
+        if op.hurried or rollout.hurried or draft.now >= op.live_at + soak_s:
+            _pass(draft, "; ".join(f"{v.gate} passed" for v in seen.verdicts))
+
+
+def _live(draft: Draft, seen: Seen, op: OpRecord) -> bool:
+    """Whether every leased router worker serves what this op decided. Evidence before that is void."""
+    if op.live_at is not None:
+        return True
+    if op.generation == 0:
+        if seen.route is None or not _shows(seen.route, draft.head):
+            return False
+        draft.op(generation=seen.route.generation)
+        op = draft.head.rollout.ops[-1] if draft.head.rollout else op
+    if seen.acked < op.generation:
+        return False
+    draft.op(live_at=draft.now)
+    draft.say(
+        "op.live",
+        f"every router worker serves generation {op.generation}",
+        op=op.name,
+        generation=op.generation,
+        traffic=dict(draft.head.traffic),
+    )
+    return True
+
+
+def _shows(route: EndpointRoute, head: Head) -> bool:
+    split = {r.revision: r.per_mille for r in route.revisions if r.per_mille}
+    return split == dict(head.traffic) and set(head.mirrors) <= set(route.mirrors)
+
+
+def _lost_candidate(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> bool:
+    candidate = rollout.plan.candidate
+    dead = seen.given_up(candidate)
+    if dead:
+        fail(draft, f"{op.name}: the candidate's replicas do not stay up: {dead}")
+        return True
+    if seen.ready(candidate):
+        if op.unready_since is not None:
+            draft.op(unready_since=None)
+    elif op.unready_since is None:
+        draft.op(unready_since=draft.now)
+    elif draft.now >= op.unready_since + UNREADY_GRACE_S:
+        fail(draft, f"{op.name}: the candidate had no ready replica for {UNREADY_GRACE_S:g} s")
+        return True
+    return False
+
+
+def _say_verdicts(draft: Draft, verdicts: Sequence[Verdict], op: OpRecord) -> None:
+    """Only a changed result is an event; the numbers of every look are in the op."""
+    before = {v.gate: v.result for v in op.verdicts}
+    for verdict in verdicts:
+        if before.get(verdict.gate) is not verdict.result:
+            draft.say("verdict", verdict.explanation, op=op.name, gate=verdict.gate, result=str(verdict.result))
+
+
+def _finalize(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
+    if rollout.paused:
+        return
+    _pass(draft, f"{rollout.commit[:10]} is the new stable")
+    release(draft, rollout.target, f"{rollout.commit[:10]} is the new stable")
+    end(draft, State.SUCCEEDED, f"{rollout.commit[:10]} is live")

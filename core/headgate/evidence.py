@@ -1,0 +1,222 @@
+"""What routers saw, as data: outcome counts, latency histograms, pairs of answers; and what a gate says of it.
+
+A `Batch` is what one router worker sends in one exchange for one endpoint. A `Look` is the same batch as a gate sees
+it: who is the candidate, who the stable. Counts are additive, so that batches merge by addition in any order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+
+# Upper bound of latency bucket i: FIRST_MS * GROWTH**i. 5 % wide: a quantile read from the histogram is within 2.5 %,
+# and 300 buckets reach past ten minutes.
+FIRST_BUCKET_MS = 0.1
+BUCKET_GROWTH = 1.05
+LAST_BUCKET = 350
+_LOG_GROWTH = math.log(BUCKET_GROWTH)
+
+K = TypeVar("K")
+
+
+def bucket(ms: float) -> int:
+    """The index of the latency bucket that holds `ms`; 0 to `LAST_BUCKET`."""
+    if ms <= FIRST_BUCKET_MS:
+        return 0
+    return min(LAST_BUCKET, math.ceil(math.log(ms / FIRST_BUCKET_MS) / _LOG_GROWTH - 1e-9))
+
+
+def bucket_ms(index: int) -> float:
+    """The upper bound of a bucket, in milliseconds."""
+    return FIRST_BUCKET_MS * BUCKET_GROWTH**index
+
+
+class Outcome(StrEnum):
+    OK = "ok"
+    MODEL_ERROR = "model_error"  # the model answered other than 2xx (the caller got 424)
+    TIMEOUT = "timeout"  # longer than request_timeout_ms (408)
+    REFUSED = "refused"  # no replica took it: connection refused or reset, queue full (429, 503)
+    TRUNCATED = "truncated"  # the answer broke off after its head was out
+    CLIENT_GONE = "client_gone"  # the caller left first; says nothing about the model
+
+
+# What counts against a revision. A caller who left is nobody's failure.
+FAILURES = (Outcome.MODEL_ERROR, Outcome.TIMEOUT, Outcome.REFUSED, Outcome.TRUNCATED)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """One revision in one batch."""
+
+    outcomes: Mapping[str, int] = field(default_factory=dict)  # Outcome -> requests
+    latency: Mapping[int, int] = field(default_factory=dict)  # bucket -> requests that got a whole answer or timed out
+    first_byte: Mapping[int, int] = field(default_factory=dict)  # bucket -> requests, to the answer's first byte
+
+    @property
+    def requests(self) -> int:
+        """Requests that say something about the model: all but those whose caller left."""
+        return sum(n for outcome, n in self.outcomes.items() if outcome != Outcome.CLIENT_GONE)
+
+    @property
+    def failures(self) -> int:
+        return sum(self.outcomes.get(outcome, 0) for outcome in FAILURES)
+
+    def slower_than(self, ms: float) -> int:
+        """Requests in buckets that lie wholly above `ms`."""
+        limit = bucket(ms)
+        return sum(n for index, n in self.latency.items() if index > limit)
+
+    def quantile_ms(self, q: float) -> float | None:
+        """Upper bound of the bucket that holds the q-quantile; None without a measured request."""
+        total = sum(self.latency.values())
+        if not total:
+            return None
+        rank = math.ceil(q * total)
+        seen = 0
+        for index in sorted(self.latency):
+            seen += self.latency[index]
+            if seen >= rank:
+                return bucket_ms(index)
+        return None
+
+
+NOTHING = Counts()
+
+
+def add(parts: Sequence[Counts]) -> Counts:
+    if len(parts) == 1:
+        return parts[0]
+    return Counts(
+        _summed([part.outcomes for part in parts]),
+        _summed([part.latency for part in parts]),
+        _summed([part.first_byte for part in parts]),
+    )
+
+
+def _summed(parts: Sequence[Mapping[K, int]]) -> dict[K, int]:
+    totals: dict[K, int] = {}
+    for part in parts:
+        for key, n in part.items():
+            totals[key] = totals.get(key, 0) + n
+    return totals
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    revision: str
+    status: int
+    media_type: str
+    body: str  # UTF-8 text, cut at the router's cap; redacted by the endpoint's rule before it leaves the router
+    cut: bool = False  # the body was longer than the cap, or not UTF-8: not comparable
+
+
+class PairKind(StrEnum):
+    COMPARE = "compare"  # stable's live answer, candidate's mirrored answer
+    ECHO = "echo"  # stable's live answer, stable's answer to a copy: what differs here is noise
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    kind: PairKind
+    request_id: str
+    live: Answer
+    copy: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one router worker saw for one endpoint under one generation since its last batch."""
+
+    endpoint: str
+    generation: int  # of the endpoint's route that chose the revision, not of the table it came in
+    seconds: float  # how long the worker collected
+    live: Mapping[str, Counts] = field(default_factory=dict)  # revision -> counts
+    mirrored: Mapping[str, Counts] = field(default_factory=dict)  # revision -> counts of compare copies
+    pairs: tuple[Pair, ...] = ()  # a bounded sample
+    dropped: Mapping[str, int] = field(default_factory=dict)  # why a copy was not sent or not paired -> how many
+    chosen: Mapping[str, int] = field(default_factory=dict)  # revision -> live requests whose caller chose it by header
+    statuses: Mapping[str, int] = field(default_factory=dict)  # status we answered -> requests, unrouted ones included
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One batch with its roles: what a gate judges. `candidate` and `stable` are concurrent."""
+
+    phase: str  # mirror | step | bake
+    generation: int
+    at: float  # seconds since the epoch, when the controller received it
+    seconds: float
+    candidate: Counts = NOTHING  # mirror: answers to copies; step, bake: live
+    stable: Counts = NOTHING  # live; empty at bake
+    reference: Counts = NOTHING  # bake only: the stable's counts of the step before
+    pairs: tuple[Pair, ...] = ()  # compare and echo
+
+
+class Result(StrEnum):
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"  # not enough to say: holds
+    ERROR = "error"  # the gate itself broke: holds, counted apart
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One way in which two answers differ, with an example."""
+
+    path: str  # JSON path, e.g. $.predictions[0]; `$` for the whole
+    kind: str  # number | type | missing | extra | text | status | ...
+    share: float  # of comparable pairs, 0 to 1
+    stable: str  # example value as text, cut
+    candidate: str
+    effect: str = ""  # how much, e.g. `-98.7 % on average`
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a gate says, with everything needed to say it again. Numbers carry 9 significant digits."""
+
+    gate: str  # its name in rollout.yml, e.g. latency-p99
+    version: str
+    phase: str  # op name: mirror, step-5, bake ...
+    parameters: Mapping[str, Any]
+    alpha: float  # this gate's share of false_abort
+    result: Result
+    explanation: str  # one or two plain sentences with the numbers
+    figures: Mapping[str, float] = field(default_factory=dict)
+    missing: str = ""  # inconclusive: what would decide it, e.g. `about 190 more candidate requests`
+    differences: tuple[Difference, ...] = ()
+    looks: int = 0
+    evidence: str = ""  # digest of the looks judged
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a gate wants collected."""
+
+    kind: str  # counts | pairs | echo
+    phases: tuple[str, ...]  # of mirror, step, bake: where it judges
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Expected traffic, for a forecast: what a plan may promise before a rollout starts."""
+
+    requests_per_s: float
+    error_rate: float = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What a gate can find: `effect` is found within `requests` candidate requests with probability `power`."""
+
+    effect: str
+    requests: int
+    power: float
+
+
+def significant(value: float, digits: int = 9) -> float:
+    """Rounded to significant digits, so that a figure is the same bytes on every machine."""
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else value

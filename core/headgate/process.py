@@ -1,0 +1,63 @@
+"""rollout.yml and headgate.yml as values: the process that leads to a state, and the ground it runs on.
+
+Defaults live here and nowhere else. Durations are seconds, shares are fractions of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorPhase:
+    percent: float = 20.0  # of live requests copied to the candidate; 0: no mirror phase
+    soak_s: float = 600.0
+    echo: float = 0.1  # share of copied requests also sent to the stable again, to learn its noise
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """rollout.yml. Every field has a default, so the file is optional."""
+
+    mirror: MirrorPhase = MirrorPhase()
+    steps: tuple[float, ...] = (5, 25, 50, 100)  # percent of the way from live to asked; the last is the bake
+    soak_s: float = 300.0  # least time a step holds; evidence may hold it longer
+    max_soak_s: float = 7_200.0  # a step without a pass by then fails closed
+    false_abort: float = 0.01  # of a whole rollout, shared among its gates
+    gates: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {"error-rate": {}, "latency-p99": {}, "mirror-diff": {}}
+    )  # name -> parameters; empty parameters: the gate's defaults
+    on_failure: str = "revert"  # what is done to git: revert | revert-pr | hold
+    keep_warm_s: float = 3_600.0  # how long replaced revisions keep running after finalize
+    repeatable: bool = True
+    sticky: str = "none"
+    redact: tuple[str, ...] = ()
+    smoke_request: str = "sample-request.json"  # beside the deployment's file
+    min_requests: int = 50  # candidate requests every gate needs at least before it may pass
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceType:
+    cpus: float = 1.0
+    memory_gb: float = 2.0
+    gpus: int = 0
+    node_pool: str = ""
+    price_per_hour: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """headgate.yml."""
+
+    instance_types: Mapping[str, InstanceType] = field(
+        default_factory=dict
+    )  # by lower-case name; empty: any is accepted
+    environments: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # alias of a curated environment -> requirement lines
+    interpreters: Mapping[str, str] = field(default_factory=dict)  # "3.10" -> path of that interpreter
+    catalogue: str = ""  # folder that azureml:NAME:VERSION models are looked up in; relative to the repo root
+    removal_grace_s: float = 600.0  # an endpoint's folder removed with traffic keeps serving this long
+    process: Process = Process()  # default rollout

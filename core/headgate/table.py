@@ -1,0 +1,102 @@
+"""The route table: the one immutable message a router serves by. Compiled by the controller, swapped whole.
+
+A table that does not add up is refused by every reader (`problems`); the last good one serves on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from headgate import codec
+from headgate.evidence import PairKind
+from headgate.traffic import WHOLE
+
+SCHEMA = 1  # raised when a field changes its meaning; a reader refuses a newer one
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRevision:
+    """One live, warm or mirrored revision and where its replicas answer."""
+
+    revision: str
+    deployment: str  # the name callers put in the header azureml-model-deployment
+    per_mille: int  # share of live traffic; 0: reachable by header or as a mirror only
+    upstreams: tuple[str, ...]  # ready replicas, http://127.0.0.1:PORT; may be empty: 503
+    scoring_path: str = "/score"
+    instances: int = 1  # n of the m x n in-flight limit; asked for, not ready
+    max_concurrent_per_instance: int = 1  # m
+    request_timeout_ms: int = 5_000
+    max_queue_wait_ms: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """Copies of live requests; outside the whole. Drawn independently of the split."""
+
+    revision: str
+    per_mille: int  # of live requests; echo: of live requests too
+    kind: PairKind = PairKind.COMPARE
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRoute:
+    name: str
+    generation: int  # of the table in which this route last changed: evidence is counted by it
+    commit: str  # that asked for it
+    revisions: tuple[RouteRevision, ...]
+    mirrors: tuple[Mirror, ...] = ()
+    auth_mode: str = "key"
+    keys: tuple[str, ...] = ()  # sha256 hex of each accepted key; never the key
+    repeatable: bool = True  # a request may run twice: one retry before any answer byte, mirroring
+    sticky: str = "none"  # none | header:NAME | cookie:NAME
+    redact: tuple[str, ...] = ()  # JSON paths blanked in pairs before they leave the router
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    generation: int
+    commit: str  # of the endpoints repo, the newest handled
+    endpoints: Mapping[str, EndpointRoute] = field(default_factory=dict)
+    hash: str = ""
+    schema: int = SCHEMA
+
+
+def seal(table: RouteTable) -> RouteTable:
+    """The same table with the hash of its content."""
+    return replace(table, hash=codec.digest(replace(table, hash="")))
+
+
+def problems(table: RouteTable, serving: RouteTable | None = None) -> tuple[str, ...]:
+    """Why a router must refuse this table, given the one it serves; empty: accept."""
+    found: list[str] = []
+    if table.schema > SCHEMA:
+        found.append(f"schema {table.schema} is newer than {SCHEMA}")
+    if table.hash != seal(table).hash:
+        found.append("hash does not match the content")
+    if serving is not None and table.generation < serving.generation:
+        found.append(f"generation {table.generation} is older than {serving.generation}")
+    for name, route in table.endpoints.items():
+        found += [f"{name}: {text}" for text in _route_problems(name, route)]
+    return tuple(found)
+
+
+def _route_problems(name: str, route: EndpointRoute) -> list[str]:
+    found = []
+    if route.name != name:
+        found.append(f"listed under another name, {route.name}")
+    shares = [r.per_mille for r in route.revisions]
+    if any(share < 0 for share in shares) or sum(shares) not in (0, WHOLE):
+        found.append(f"traffic adds up to {sum(shares)} per mille, expected {WHOLE} or 0")
+    known = {r.revision: r for r in route.revisions}
+    if len(known) != len(route.revisions):
+        found.append("a revision is listed twice")
+    for mirror in route.mirrors:
+        target = known.get(mirror.revision)
+        if target is None:
+            found.append(f"mirror to {mirror.revision}, which has no upstreams here")
+        elif mirror.kind is PairKind.COMPARE and target.per_mille:
+            found.append(f"mirror to {mirror.revision}, which has live traffic")
+        if not 0 <= mirror.per_mille <= WHOLE:
+            found.append(f"mirror of {mirror.per_mille} per mille")
+    return found

@@ -1,0 +1,86 @@
+"""What a platform runs: one revision of one deployment, as many replicas as asked, and what it saw of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+# What a platform adds to a launch's environment; servers read it.
+REPLICA = (
+    "HEADGATE_REPLICA"  # the replica's folder: logs, and the file `address` that the server writes once it listens
+)
+ADDRESS = "HEADGATE_ADDRESS"  # HOST:PORT to listen on; port 0 is any free one
+CPUS = "HEADGATE_CPUS"  # cores this replica may use; absent: all
+CPU_SET = "HEADGATE_CPU_SET"  # numbers of the cores to stay on, with commas; absent: any
+READY_PATH = "/ready"  # answers 200 when a replica can serve; `/` answers 200 as long as its server lives
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Azure's probe fields. Readiness is asked all the time; these decide when *failure* counts."""
+
+    initial_delay_s: int = 10
+    period_s: int = 10
+    timeout_s: int = 2
+    success_threshold: int = 1
+    failure_threshold: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What a build made."""
+
+    digest: str  # of the bundle's content
+    location: str  # local: the bundle's folder; cluster: image@sha256:...
+    environment: str = ""  # local: the model environment's folder; cluster: in the image
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start one replica. Pure data; the platform adds address, index and log folder."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Purpose(StrEnum):
+    SERVE = "serve"
+    SMOKE = "smoke"  # alone, never in a route table
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    endpoint: str
+    deployment: str
+    revision: str
+    replicas: int  # asked for; 0: stop all
+    launch: Launch
+    purpose: Purpose = Purpose.SERVE
+    liveness: Probe = Probe()
+    readiness: Probe = Probe()
+    memory_mb: int = 0  # sampled per process group, restarted above it; 0: no limit
+    cpus: float = 0.0  # thread counts and affinity; 0: no limit
+    scoring_path: str = "/score"
+
+
+class ReplicaState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    UNREADY = "unready"  # was ready, does not answer its readiness probe now
+    FAILED = "failed"  # gave up: reason in `message`; a new apply tries again
+    RESTARTING = "restarting"  # waits for its back-off
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    endpoint: str
+    deployment: str
+    revision: str
+    index: int
+    purpose: Purpose
+    state: ReplicaState
+    address: str = ""  # http://127.0.0.1:PORT once it listens
+    restarts: int = 0
+    message: str = ""  # why it is not ready, with the log's last lines when it died
+    logs: Mapping[str, str] = field(default_factory=dict)  # inference-server, storage-initializer -> file
