@@ -1,0 +1,197 @@
+"""Is a larger share of the candidate's requests slow than of the stable's? `latency-p99` is this with quantile 0.99.
+
+Slow means above a threshold: the stable's own quantile so far, times (1 + max_increase), at least slack_ms above it.
+Both arms are counted above the *same* threshold in the same looks, so a load spike that slows both changes nothing,
+and heavy tails are harmless: a request is slow or it is not. The candidate may be slow more often than the stable by
+`max_extra`, by default 1 - quantile: exactly what a candidate whose quantile is within the threshold can show.
+
+Latencies come in buckets 5 % wide, so the threshold is the upper end of its bucket. In the mirror phase copies wait
+behind live requests, which is not the candidate's fault: the threshold is `mirror_factor` times higher there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headgate.evidence import (
+    NOTHING,
+    Counts,
+    Detection,
+    Look,
+    Need,
+    Result,
+    Traffic,
+    Verdict,
+    add,
+    bucket,
+    bucket_ms,
+)
+from headgate.params import count, number, share
+from headgate_policies.rates import RateTest, Sample, detection
+from headgate_policies.sitting import Opinion, Sitting, judged
+from headgate_policies.wording import milliseconds, more, part, percent
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyParams:
+    quantile: float = share(0.99, low=0.01, high=0.9999)
+    max_increase: float = share(0.2, low=0.0, high=100.0)  # of the stable's quantile
+    slack_ms: float = number(5.0, low=0.0)  # the threshold is at least this much above it: 20 % of 2 ms is noise
+    max_ms: float | None = number(None, low=0.1)  # the quantile is never to exceed this, whatever the stable does
+    max_extra: float | None = share(None, low=0.0001, high=0.99)  # extra share of slow requests; None: 1 - quantile
+    mirror_factor: float = number(2.0, low=1.0)  # in the mirror phase the threshold is so many times higher
+    warmup_requests: int = count(20)  # first candidate requests that are not judged: caches and pools are cold
+    min_requests: int = count(0)  # candidate requests before a pass, above the rollout's own min_requests
+    confidence: float = share(0.95, low=0.5, high=0.999999)  # that a pass is right
+
+    @property
+    def tolerated(self) -> float:
+        return round(1 - self.quantile, 9) if self.max_extra is None else self.max_extra
+
+
+class Latency:
+    version = "1"
+    params = LatencyParams
+
+    def needs(self, params: LatencyParams) -> Sequence[Need]:
+        return (Need("counts", ("mirror", "step", "bake")),)
+
+    def judge(self, params: LatencyParams, looks: Sequence[Look], alpha: float) -> Verdict:
+        return judged(self.sitting(params, alpha), looks)
+
+    def sitting(self, params: LatencyParams, alpha: float) -> Sitting:
+        return _LatencySitting(params, alpha)
+
+    def power(self, params: LatencyParams, traffic: Traffic, alpha: float) -> Detection | None:
+        usual = (1 - params.quantile) / 2  # the stable's own share above the threshold: less than 1 - quantile
+        effect = 3 * params.tolerated
+        what = f"slow requests rising from {percent(usual)} to {percent(usual + effect)}"
+        return detection(what, usual, effect, params.tolerated, alpha)
+
+
+class _LatencySitting(Sitting):
+    def __init__(self, params: LatencyParams, alpha: float) -> None:
+        super().__init__("latency", Latency.version, params, alpha)
+        self._own = params
+        self._test: RateTest | None = None
+        self._ceiling: RateTest | None = None
+        self._known = NOTHING  # the stable's latencies before this look, or the reference
+        self._bake = False
+        self._skipped = 0
+        self._threshold: float | None = None
+
+    def _take(self, look: Look) -> None:
+        if self._test is None:
+            self._open(look)
+        self._judge(look)
+        if not self._bake:
+            self._known = add([self._known, Counts(latency=look.stable.latency)])
+
+    def _open(self, look: Look) -> None:
+        """Half of alpha each, when there is a ceiling too: it has a threshold of its own."""
+        own = self._own
+        self._bake = look.phase == "bake"
+        level = self._alpha / (1 if own.max_ms is None else 2)
+        reference = None
+        if self._bake:
+            self._known = look.reference
+            self._threshold = self._limit()
+            reference = _slow(look.reference, self._threshold)
+        self._test = RateTest(own.tolerated, alpha=level, confidence=own.confidence, reference=reference)
+        if own.max_ms is not None:
+            self._ceiling = RateTest(
+                0, alpha=level, confidence=own.confidence, ceiling=1 - own.quantile, reference=Sample()
+            )
+
+    def _judge(self, look: Look) -> None:
+        measured = sum(look.candidate.latency.values())
+        if self._skipped < self._own.warmup_requests:
+            self._skipped += measured
+            return
+        if self._ceiling is not None and self._own.max_ms is not None:
+            self._ceiling.add(Sample(measured, look.candidate.slower_than(self._own.max_ms)))
+        self._threshold = self._limit()
+        if self._test is not None and self._threshold is not None:
+            stable = Sample() if self._bake else _slow(look.stable, self._threshold)
+            self._test.add(Sample(measured, look.candidate.slower_than(self._threshold)) + stable)
+
+    def _limit(self) -> float | None:
+        """The threshold from what is known before this look. None: too little to know the quantile."""
+        known = self._known.quantile_ms(self._own.quantile)
+        if known is None or sum(self._known.latency.values()) < max(20, math.ceil(1 / (1 - self._own.quantile))):
+            return None
+        limit = max(known * (1 + self._own.max_increase), known + self._own.slack_ms)
+        return bucket_ms(bucket(limit * (self._own.mirror_factor if self._phase == "mirror" else 1)))
+
+    def _opinion(self) -> Opinion:
+        tests = [test for test in (self._test, self._ceiling) if test is not None and test.compares]
+        if not tests or self._test is None:
+            return Opinion(
+                Result.INCONCLUSIVE,
+                "the stable's latency is not known yet",
+                missing=f"latencies of the stable to know its p{self._own.quantile * 100:g}, or `max_ms`",
+            )
+        figures = self._figures()
+        seen = self._seen()
+        if self._ceiling is not None and self._ceiling.result is Result.FAIL:
+            return Opinion(Result.FAIL, f"{self._seen_ceiling()}", figures)
+        if self._test.result is Result.FAIL:
+            return Opinion(Result.FAIL, f"{seen}; tolerated is {percent(self._own.tolerated)} more", figures)
+        enough = self._test.total.candidates >= self._own.min_requests
+        if enough and all(test.result is Result.PASS for test in tests):
+            sure = f"({percent(self._own.confidence)} sure)"
+            return Opinion(
+                Result.PASS, f"{seen}; {percent(self._own.tolerated)} more or worse is ruled out {sure}", figures
+            )
+        return Opinion(Result.INCONCLUSIVE, f"{seen}; not enough to say", figures, more(self._needed(tests)))
+
+    def _needed(self, tests: Sequence[RateTest]) -> int | None:
+        wanted = [test.needed() for test in tests]
+        known = [n for n in wanted if n is not None]
+        if len(known) < len(wanted):
+            return None
+        warmup = max(0, self._own.warmup_requests - self._skipped)
+        short = self._own.min_requests - (self._test.total.candidates if self._test else 0)
+        return warmup + max([*known, short, 1])
+
+    def _seen(self) -> str:
+        if self._test is None or self._threshold is None:
+            return "the stable's latency is not known yet"
+        total = self._test.total
+        name = f"p{self._own.quantile * 100:g}"
+        base = milliseconds(self._known.quantile_ms(self._own.quantile) or 0.0)
+        if self._bake:
+            before = _slow(self._known, self._threshold)
+            against = f"{part(before.stable_bad, before.stables)} of the stable's before"
+        else:
+            against = f"{part(total.stable_bad, total.stables)} of the stable's beside it"
+        return (
+            f"{part(total.candidate_bad, total.candidates)} candidate requests were slower than "
+            f"{milliseconds(self._threshold)} (the stable's {name} is {base}); {against}"
+        )
+
+    def _seen_ceiling(self) -> str:
+        total = self._ceiling.total if self._ceiling else Sample()
+        return (
+            f"{part(total.candidate_bad, total.candidates)} candidate requests were slower than "
+            f"{milliseconds(self._own.max_ms or 0.0)}; at most {percent(1 - self._own.quantile)} may be"
+        )
+
+    def _figures(self) -> dict[str, float]:
+        found = dict(self._test.figures) if self._test else {}
+        found |= self._ceiling.figures if self._ceiling else {}
+        found["warmup_skipped"] = float(self._skipped)
+        if self._threshold is not None:
+            found["threshold_ms"] = self._threshold
+        return found
+
+
+def _slow(counts: Counts, threshold: float | None) -> Sample:
+    if threshold is None:
+        return Sample()
+    return Sample(stables=sum(counts.latency.values()), stable_bad=counts.slower_than(threshold))
+
+
+gate = Latency()

@@ -1,0 +1,162 @@
+"""One rate of the candidate, judged: against the concurrent stable, or at the bake against what was measured before.
+
+What `error-rate` and `latency` share. A rate here is any share of requests: failed ones, slow ones.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from headgate.evidence import Detection, Result
+from headgate_policies import stats
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one look (or all of them) adds: requests and bad ones, of each arm."""
+
+    candidates: int = 0
+    candidate_bad: int = 0
+    stables: int = 0
+    stable_bad: int = 0
+
+    def __add__(self, other: Sample) -> Sample:
+        return Sample(
+            self.candidates + other.candidates,
+            self.candidate_bad + other.candidate_bad,
+            self.stables + other.stables,
+            self.stable_bad + other.stable_bad,
+        )
+
+    @property
+    def candidate_rate(self) -> float:
+        return self.candidate_bad / self.candidates if self.candidates else 0.0
+
+    @property
+    def stable_rate(self) -> float:
+        return self.stable_bad / self.stables if self.stables else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Test:
+    name: str
+    test: stats.Concurrent | stats.Fixed
+    level: float  # of a false failure
+
+    @property
+    def failed(self) -> bool:
+        return self.test.worse.peak >= math.log(1 / self.level)
+
+
+class RateTest:
+    """Fails when the rate is worse by more than `tolerance`, passes when that is ruled out.
+
+    Fails at its highest evidence at any look, so that more evidence never turns a failure into a pass; passes only
+    on the evidence as it stands now.
+    """
+
+    def __init__(
+        self,
+        tolerance: float,
+        *,
+        alpha: float,
+        confidence: float,
+        ceiling: float | None = None,
+        reference: Sample | None = None,
+    ) -> None:
+        """
+        Args:
+            tolerance: how much higher than the stable's the candidate's rate may be, as a fraction.
+            alpha: chance of a false failure over all looks.
+            confidence: 1 minus the chance of a pass although the rate is worse by `tolerance` or more.
+            ceiling: a rate never to be exceeded, whatever the stable does; None: there is none.
+            reference: the stable's counts from before (in `stables`): judge against them; None: it is concurrent.
+        """
+        self.total = Sample()
+        self._enough = math.log(1 / (1 - confidence))
+        compares = reference is None or reference.stables > 0
+        level = alpha / max(1, compares + (ceiling is not None))
+        self._tests: list[_Test] = []
+        if reference is None:
+            self._tests.append(_Test("stable", stats.Concurrent(tolerance), level))
+        elif compares:
+            self._tests.append(_Test("reference", _against(reference, tolerance, level / 2), level / 2))
+        if ceiling is not None:
+            self._tests.append(_Test("ceiling", stats.Fixed(ceiling), level))
+
+    @property
+    def compares(self) -> bool:
+        """Whether there is anything to hold the rate against."""
+        return bool(self._tests)
+
+    def add(self, sample: Sample) -> None:
+        self.total += sample
+        for each in self._tests:
+            if isinstance(each.test, stats.Concurrent):
+                each.test.add(sample.candidates, sample.candidate_bad, sample.stables, sample.stable_bad)
+            else:
+                each.test.add(sample.candidates, sample.candidate_bad)
+
+    @property
+    def failed_on(self) -> str:
+        """stable | reference | ceiling; empty: it has not failed."""
+        return next((each.name for each in self._tests if each.failed), "")
+
+    @property
+    def result(self) -> Result:
+        if self.failed_on:
+            return Result.FAIL
+        if self._tests and all(self._passes(each.test) for each in self._tests):
+            return Result.PASS
+        return Result.INCONCLUSIVE
+
+    def _passes(self, test: stats.Concurrent | stats.Fixed) -> bool:
+        if isinstance(test, stats.Concurrent):
+            tolerated = self.total.candidate_rate <= self.total.stable_rate + test.delta
+        else:
+            tolerated = self.total.candidate_rate <= test.floor
+        return tolerated and test.fine.value >= self._enough
+
+    def needed(self) -> int | None:
+        """Candidate requests until it decides, should the rates stay as they are. None: it cannot be said."""
+        wanted = [self._needed(each) for each in self._tests if not self._passes(each.test)]
+        known = [n for n in wanted if n is not None]
+        return max(known, default=0) if len(known) == len(wanted) else None
+
+    def _needed(self, each: _Test) -> int | None:
+        growth = each.test.growth()
+        if each.test.leans_fine:
+            missing = self._enough - each.test.fine.value
+        else:
+            missing = math.log(1 / each.level) - each.test.worse.value
+        return max(1, math.ceil(missing / growth)) if growth > 1e-12 else None
+
+    @property
+    def figures(self) -> dict[str, float]:
+        found = {
+            "candidate_requests": float(self.total.candidates),
+            "candidate_rate": self.total.candidate_rate,
+        }
+        for each in self._tests:
+            found[f"evidence_worse_{each.name}"] = each.test.worse.peak
+            found[f"evidence_fine_{each.name}"] = each.test.fine.value
+            found[f"needed_worse_{each.name}"] = math.log(1 / each.level)
+            found[f"needed_fine_{each.name}"] = self._enough
+        return found
+
+
+def _against(reference: Sample, tolerance: float, level: float) -> stats.Fixed:
+    """A failure needs more than the reference's own uncertainty can explain; a pass is against what was measured."""
+    high = stats.upper_bound(reference.stables, reference.stable_bad, level)
+    return stats.Fixed(limit=high + tolerance, floor=reference.stable_rate + tolerance)
+
+
+def detection(what: str, stable_rate: float, effect: float, tolerance: float, alpha: float) -> Detection | None:
+    """Requests after which a rise of `effect` is found, the stable having plenty of traffic beside it."""
+    rate, limit = stable_rate + effect, stable_rate + tolerance
+    if not 0 < limit < rate < 1:
+        return None
+    spread = abs(math.log(rate / limit) - math.log((1 - rate) / (1 - limit))) * math.sqrt(rate * (1 - rate))
+    requests = stats.requests_to(alpha, stats.divergence(rate, limit), spread)
+    return None if requests is None else Detection(what, requests, 0.95)

@@ -1,0 +1,97 @@
+"""What every gate of ours is inside: a sitting that hears looks one by one and can give its verdict after each.
+
+A verdict over n looks is what a sitting says after hearing them in order, so a controller may keep the sitting and
+pay for each look once. Broken evidence (negative, NaN, unknown buckets) ends in `error`, never in a pass.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from headgate.codec import to_data
+from headgate.evidence import LAST_BUCKET, Counts, Difference, Look, Result, Verdict, significant
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """A verdict without its letterhead."""
+
+    result: Result
+    explanation: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    missing: str = ""
+    differences: tuple[Difference, ...] = ()
+
+
+class Sitting(ABC):
+    """One gate, one phase."""
+
+    def __init__(self, gate: str, version: str, params: Any, alpha: float) -> None:
+        self._gate, self._version, self._params, self._alpha = gate, version, params, alpha
+        self._looks = 0
+        self._phase = ""
+        self._fault = ""
+
+    def hear(self, looks: Iterable[Look]) -> Sitting:
+        """Takes looks in the order of time. After a broken one nothing more is taken: its verdict stays an error."""
+        for look in looks:
+            self._looks += 1
+            self._phase = look.phase
+            self._fault = self._fault or broken(look)
+            if not self._fault:
+                self._take(look)
+        return self
+
+    def verdict(self) -> Verdict:
+        opinion = self._opinion()
+        if self._fault and opinion.result is not Result.FAIL:  # a failure that was found before stays found
+            opinion = Opinion(Result.ERROR, f"the evidence cannot be right: {self._fault}")
+        return Verdict(
+            gate=self._gate,
+            version=self._version,
+            phase=self._phase,
+            parameters=to_data(self._params),
+            alpha=significant(self._alpha),
+            result=opinion.result,
+            explanation=opinion.explanation,
+            figures={name: significant(value) for name, value in sorted(opinion.figures.items())},
+            missing=opinion.missing,
+            differences=opinion.differences,
+            looks=self._looks,
+        )
+
+    @abstractmethod
+    def _take(self, look: Look) -> None: ...
+
+    @abstractmethod
+    def _opinion(self) -> Opinion: ...
+
+
+def broken(look: Look) -> str:
+    """Why a look cannot be evidence; empty: it can."""
+    if not (math.isfinite(look.at) and math.isfinite(look.seconds) and look.seconds >= 0):
+        return f"time {look.at}, duration {look.seconds} s"
+    for role in ("candidate", "stable", "reference"):
+        counts: Counts = getattr(look, role)
+        for name in ("outcomes", "latency", "first_byte"):
+            bad = _bad(getattr(counts, name), buckets=name != "outcomes")
+            if bad:
+                return f"{role} {name} {bad}"
+    return ""
+
+
+def _bad(counts: Mapping[Any, Any], *, buckets: bool) -> str:
+    for key, n in sorted(counts.items(), key=str):
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            return f"{key}: {n!r}"
+        if buckets and not (isinstance(key, int) and 0 <= key <= LAST_BUCKET):
+            return f"has no bucket {key!r}"
+    return ""
+
+
+def judged(sitting: Sitting, looks: Sequence[Look]) -> Verdict:
+    return sitting.hear(looks).verdict()
