@@ -1,0 +1,281 @@
+"""The local engine: Argo Workflows (a subset) on one machine, without a cluster.
+
+One thread looks at what runs, asks `operate` what happens next, journals the answer, and only then acts. Ops run under
+the shim and outlive it: an engine that is killed loses nothing, the next one reads the journal and the ops' folders and
+carries on. Refuses what it cannot run when it is submitted, by name.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headgate.findings import HeadgateError, SpecError
+from headgate.ports import Run
+from headgate_kit.child import Absent, Exited, Lost
+from headgate_kit.layout import DataFolder
+from headgate_pipelines import contract
+from headgate_pipelines.engines.local.attempts import Attempt
+from headgate_pipelines.engines.local.compile import Images, compile_workflow, label
+from headgate_pipelines.engines.local.journal import Journal
+from headgate_pipelines.engines.local.operate import Start, operate
+from headgate_pipelines.engines.local.spec import Leaf, Spec
+from headgate_pipelines.engines.local.state import NodeState, Outcome, Phase, RunState
+
+log = logging.getLogger(__name__)
+
+LABEL_ENDPOINT = "headgate.io/endpoint"
+POLL_S = (0.01, 0.25)  # how often running ops are looked at: young ones often, for an op may take milliseconds
+POLL_SHARE = 0.05  # of an op's age: its end is seen at most this much late
+RETRY_S = 1.0  # after something here failed, e.g. a full disk
+THREADS = 8  # starts (30 ms each) and stops (seconds) beside the loop
+CLOSE_S = 10.0  # to wait for them at the end
+
+Env = Callable[[str], Mapping[str, str]] | Mapping[str, str]
+
+
+def default_images() -> dict[str, dict[str, tuple[str, ...]]]:
+    """What containers mean on this machine: our runner and plain Python are the interpreter Headgate runs on."""
+    python: dict[str, tuple[str, ...]] = {"python": (sys.executable,), "python3": (sys.executable,)}
+    here = f"python:{sys.version_info.major}.{sys.version_info.minor}"
+    return {contract.IMAGE: python, "python": python, here: python}
+
+
+@dataclass
+class _Live:
+    """A workflow that runs."""
+
+    spec: Spec
+    state: RunState
+    stop: bool
+    wake_at: float | None = 0.0  # None: nothing but an op's end or a person changes anything
+    not_before: float = 0.0  # after a failure of ours
+    busy: set[Path] = field(default_factory=set)  # attempts being started or stopped just now
+
+
+class LocalEngine:
+    """An `Engine`. Entry point `local` of group `headgate.engine`.
+
+    Args:
+        data: `data.engine` is the journal, `data.ops` the attempts.
+        images: what each image's commands mean here; None: `default_images()`.
+        env: added to every op's environment; a function of the workflow's name for what differs, e.g. its token.
+        on_change: told a workflow's name after it was journaled anew; called on the engine's thread.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        data: DataFolder,
+        *,
+        images: Images | None = None,
+        env: Env | None = None,
+        on_change: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._data = data
+        self._images = default_images() if images is None else images
+        self._env: Env = env or {}
+        self._on_change = on_change
+        self._clock = clock
+        data.prepare()
+        self._journal = Journal(data.engine)
+        self._live: dict[str, _Live] = {}
+        self._new = threading.Event()  # something was submitted or is to stop: look at the journal
+        self._bell = threading.Event()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._beside = ThreadPoolExecutor(THREADS, thread_name_prefix="engine-op")
+
+    # --- the port -------------------------------------------------------------------------------------------------
+
+    def submit(self, workflow: Mapping[str, Any]) -> None:
+        """Starts it; one of that name already known is left as it is. Raises SpecError: it cannot run here."""
+        spec = compile_workflow(workflow, self._images)
+        if self._journal.add(spec.name, label(workflow, LABEL_ENDPOINT), workflow, self._clock()):
+            self._wake(news=True)
+
+    def status(self, name: str) -> Run | None:
+        state = self._journal.state(name)
+        if state is None:
+            return None
+        nodes = {path: str(node.phase) for path, node in state.nodes.items()}
+        return Run(name, str(state.phase), state.message, nodes, state.started_at, state.finished_at)
+
+    def stop(self, name: str) -> None:
+        """Returns at once. Running ops are ended, nothing new begins, onExit runs. Unknown or ended: nothing."""
+        if self._journal.ask_stop(name):
+            self._wake(news=True)
+
+    # --- its life -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Carries on with every workflow that has not ended."""
+        self._new.set()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ops run on; the next engine adopts them."""
+        self._closing = True
+        self._bell.set()
+        if self._thread is not None:
+            self._thread.join(CLOSE_S)
+        self._beside.shutdown(wait=True, cancel_futures=True)
+        self._journal.close()
+
+    def _wake(self, *, news: bool = False) -> None:
+        if news:
+            self._new.set()
+        self._bell.set()
+
+    def _run(self) -> None:
+        self._guarded(self._collect)
+        while not self._closing:
+            self._bell.clear()
+            if self._new.is_set():
+                self._new.clear()
+                if not self._guarded(self._read_news):
+                    self._new.set()
+            for name, live in list(self._live.items()):
+                if self._clock() >= live.not_before and not self._guarded(lambda n=name, w=live: self._pass(n, w)):  # type: ignore[misc]
+                    live.not_before = self._clock() + RETRY_S
+            self._bell.wait(self._pause())
+
+    def _guarded(self, work: Callable[[], None]) -> bool:
+        """False: it failed and was logged. One workflow's trouble never stops the others."""
+        try:
+            work()
+        except (HeadgateError, OSError, sqlite3.Error) as error:
+            log.warning("engine: %s: %s; tried again", type(error).__name__, error)
+            return False
+        except Exception:  # a bug of ours in one workflow
+            log.exception("engine: tried again")
+            return False
+        return True
+
+    def _pause(self) -> float | None:
+        """Until something may have changed by itself; None: only the bell can tell."""
+        now = self._clock()
+        found = [RETRY_S] if self._new.is_set() else []
+        for live in self._live.values():
+            if live.not_before > now:
+                found.append(live.not_before - now)
+                continue
+            if live.wake_at is not None:
+                found.append(max(0.0, live.wake_at - now))
+            ages = [now - node.attempt_at for node in live.state.nodes.values() if node.running]
+            if ages:
+                found.append(min(max(min(ages) * POLL_SHARE, POLL_S[0]), POLL_S[1]))
+        return min(found) if found else None
+
+    # --- one workflow ---------------------------------------------------------------------------------------------
+
+    def _read_news(self) -> None:
+        for row in self._journal.running():
+            known = self._live.get(row.name)
+            if known is not None:
+                known.stop = row.stop
+                continue
+            try:
+                spec = compile_workflow(row.document, self._images)
+            except SpecError as error:
+                # It was accepted by an engine that knew its images: say so, rather than hold it for ever.
+                ended = RunState(row.state.started_at, row.state.nodes, phase=Phase.ERROR, message=str(error))
+                self._journal.write(row.name, ended)
+                self._tell(row.name)
+                continue
+            self._live[row.name] = _Live(spec, row.state, row.stop)
+
+    def _pass(self, name: str, live: _Live) -> None:
+        running = self._running(name, live)
+        outcomes = self._outcomes(live, running)
+        decision = operate(live.spec, live.state, outcomes, self._clock(), stop=live.stop)
+        changed = decision.state != live.state
+        if changed:
+            self._journal.write(name, decision.state)  # first; what follows is safe to repeat
+            live.state = decision.state
+        live.wake_at = decision.wake_at
+        for path in outcomes:
+            running[path].forget_secrets()
+        for start in decision.start:
+            attempt = self._attempt(name, start.leaf, start.attempt)
+            known = running.get(start.leaf.path)
+            if known is None or known.folder != attempt.folder or isinstance(attempt.look(), Absent | Lost):
+                self._do(live, attempt, lambda a=attempt, s=start: a.start(s, self._environment(name, s)))  # type: ignore[misc]
+        for stop in decision.stop:
+            attempt = self._attempt(name, stop.leaf, stop.attempt)
+            self._do(live, attempt, attempt.stop)
+        if live.state.phase is not Phase.RUNNING:
+            del self._live[name]
+            self._collect()
+        if changed:
+            self._tell(name)
+
+    def _running(self, name: str, live: _Live) -> dict[str, Attempt]:
+        leaves = {leaf.path: leaf for leaf in live.spec.leaves()}
+        nodes = {path: node for path, node in live.state.nodes.items() if node.running}
+        return {path: self._attempt(name, leaves[path], node.attempt) for path, node in nodes.items()}
+
+    def _attempt(self, name: str, leaf: Leaf, number: int) -> Attempt:
+        return Attempt(self._data.ops, name, leaf, number)
+
+    def _outcomes(self, live: _Live, running: Mapping[str, Attempt]) -> dict[str, Outcome]:
+        found = {}
+        for path, attempt in running.items():
+            if attempt.folder not in live.busy:
+                outcome = _outcome(attempt, live.state.nodes[path])
+                if outcome is not None:
+                    found[path] = outcome
+        return found
+
+    def _do(self, live: _Live, attempt: Attempt, work: Callable[[], None]) -> None:
+        """Beside the loop, one at a time for each attempt."""
+        if attempt.folder in live.busy:
+            return
+        live.busy.add(attempt.folder)
+
+        def run() -> None:
+            try:
+                if not self._guarded(work):
+                    live.not_before = self._clock() + RETRY_S
+            finally:
+                live.busy.discard(attempt.folder)
+                self._bell.set()
+
+        self._beside.submit(run)
+
+    def _environment(self, name: str, start: Start) -> Mapping[str, str]:
+        given = self._env(name) if callable(self._env) else self._env
+        here = {contract.ENV_DATA: str(self._data.root), contract.ENV_CONTROL_FILE: str(self._data.control)}
+        return {**here, **given}
+
+    # --- afterwards -----------------------------------------------------------------------------------------------
+
+    def _tell(self, name: str) -> None:
+        if self._on_change is not None:
+            self._on_change(name)
+
+    def _collect(self) -> None:
+        for name in self._journal.outlived():
+            shutil.rmtree(self._data.ops / name, ignore_errors=True)
+            self._journal.collect(name)
+
+
+def _outcome(attempt: Attempt, node: NodeState) -> Outcome | None:
+    """How it ended; None: it runs, or has to be started (again): what was lost is run under the same op-key."""
+    match attempt.look():
+        case Exited(code):
+            return attempt.outcome(code)
+        case Absent() | Lost() if node.stopping:
+            return Outcome(None, node.stopping)
+    return None
