@@ -1,0 +1,7 @@
+"""`python -m headgate_controllers`."""
+
+import sys
+
+from headgate_controllers.main import main
+
+sys.exit(main())

@@ -1,0 +1,196 @@
+"""Doing what the head says: each action safe to repeat. The only place that touches platform, engine and git.
+
+Quick ones run on the reconciler's thread; what waits for a network (the smoke request, a push) runs beside it and
+wakes the endpoint when it is done. An action that fails is logged and comes again with the next pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from headgate import codec
+from headgate.actions import Action, AskSmoke, End, EndSmoke, Revert, Run, StartSmoke, StopWorkflow, Submit
+from headgate.draft import Draft
+from headgate.evidence import Verdict
+from headgate.findings import HeadgateError, TransientError
+from headgate.ports import Engine, Platform, Server
+from headgate.process import Settings
+from headgate.rollout import Head, Rollout, State
+from headgate.workload import Purpose, Workload
+from headgate_controllers import smoke
+from headgate_controllers.heads import Heads
+from headgate_controllers.repo import EndpointsRepo
+from headgate_controllers.revert import Reverted, undo
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+
+
+class Acts:
+    def __init__(
+        self,
+        *,
+        heads: Heads,
+        platform: Platform,
+        engine: Engine,
+        servers: Mapping[str, Server],
+        repo: EndpointsRepo,
+        workflow: Callable[[Rollout], Mapping[str, Any]],
+        settings: Callable[[], Settings],
+        wake: Callable[[str], None],
+    ) -> None:
+        self._heads = heads
+        self._platform = platform
+        self._engine = engine
+        self._servers = servers
+        self._repo = repo
+        self._workflow = workflow
+        self._settings = settings
+        self._wake = wake
+        self._beside = ThreadPoolExecutor(max_workers=4, thread_name_prefix="act")
+        self._lock = threading.Lock()
+        self._running: set[Hashable] = set()
+        self._not_before: dict[Hashable, float] = {}  # monotonic clock
+        self._applied: dict[tuple[str, str, Purpose], str] = {}
+        self._smokes: dict[tuple[str, str], Verdict] = {}  # (rollout, revision) -> answer
+
+    def close(self) -> None:
+        self._beside.shutdown(wait=True, cancel_futures=True)
+
+    def perform(self, head: Head, action: Action) -> None:
+        try:
+            self._perform(head, action)
+        except (HeadgateError, OSError) as error:
+            log.warning("%s: %s: %s; tried again with the next pass", head.endpoint, type(action).__name__, error)
+
+    def _perform(self, head: Head, action: Action) -> None:
+        match action:
+            case Run(revision):
+                self._apply(head, revision, Purpose.SERVE)
+            case StartSmoke(revision):
+                self._apply(head, revision, Purpose.SMOKE)
+            case End(revision):
+                self._applied.pop((head.endpoint, revision, Purpose.SERVE), None)
+                self._platform.remove(head.endpoint, revision)
+            case EndSmoke(revision):
+                self._applied.pop((head.endpoint, revision, Purpose.SMOKE), None)
+                self._platform.apply(self._workload(head, revision, Purpose.SMOKE, replicas=0))
+            case AskSmoke(revision, address):
+                rollout = head.active
+                if rollout is not None:
+                    self._alongside(("smoke", rollout.id, revision), self._smoke, head, rollout, revision, address)
+            case Submit():
+                if head.active is not None:
+                    self._engine.submit(self._workflow(head.active))
+            case StopWorkflow(workflow):
+                self._engine.stop(workflow)
+            case Revert(op_key):
+                self._alongside(("revert", op_key), self._revert, head)
+
+    def _apply(self, head: Head, revision: str, purpose: Purpose) -> None:
+        workload = self._workload(head, revision, purpose)
+        key, value = (head.endpoint, revision, purpose), codec.digest(workload)
+        if self._applied.get(key) != value:
+            self._platform.apply(workload)
+            self._applied[key] = value
+
+    def _workload(self, head: Head, revision: str, purpose: Purpose, replicas: int | None = None) -> Workload:
+        state = head.revisions[revision]
+        asked = head.asked.revisions if head.asked else {}
+        deployment = asked.get(revision, state.deployment)
+        artifact = state.artifact
+        assert artifact is not None  # actions() asks for nothing that is not built
+        server = next((s for s in self._servers.values() if s.claims(deployment)), None)
+        if server is None:
+            raise HeadgateError(f"nothing here can serve a `{deployment.source.server}` deployment")
+        kind = self._settings().instance_types.get(deployment.source.instance_type.lower())
+        count = 1 if purpose is Purpose.SMOKE else deployment.run.instance_count
+        return Workload(
+            endpoint=head.endpoint,
+            deployment=deployment.name,
+            revision=revision,
+            replicas=count if replicas is None else replicas,
+            launch=server.launch(deployment, artifact),
+            purpose=purpose,
+            liveness=deployment.run.liveness,
+            readiness=deployment.run.readiness,
+            memory_mb=round(kind.memory_gb * 1024) if kind else 0,
+            cpus=kind.cpus if kind else 0.0,
+            scoring_path=deployment.source.scoring_path,
+        )
+
+    # --- beside the reconciler's thread ---------------------------------------------------------------------------
+
+    def _alongside(self, key: Hashable, work: Callable[..., None], head: Head, *arguments: Any) -> None:
+        """Runs `work` once at a time per key and wakes the endpoint after it; what failed is left alone for a while."""
+        with self._lock:
+            if key in self._running or time.monotonic() < self._not_before.get(key, 0.0):
+                return
+            self._running.add(key)
+
+        def run() -> None:
+            try:
+                work(head, *arguments)
+                self._not_before.pop(key, None)
+            except (HeadgateError, OSError) as error:
+                again_s = error.retry_after_s if isinstance(error, TransientError) else RETRY_S
+                log.warning("%s: %s: %s; tried again in %g s", head.endpoint, key, error, again_s)
+                self._not_before[key] = time.monotonic() + again_s
+            finally:
+                with self._lock:
+                    self._running.discard(key)
+                self._wake(head.endpoint)
+
+        self._beside.submit(run)
+
+    def _smoke(self, head: Head, rollout: Rollout, revision: str, address: str) -> None:
+        deployment = rollout.target.revisions[revision]
+        sample = None
+        if deployment.smoke_request is not None:
+            tree = self._repo.tree(rollout.commit)
+            sample = tree.read(deployment.smoke_request.path, smoke.REQUEST_LIMIT)
+        verdict = smoke.ask(address, deployment, sample)
+        with self._lock:
+            self._smokes[(rollout.id, revision)] = verdict
+
+    def smokes(self, rollout: Rollout | None) -> Mapping[str, Verdict]:
+        """Revision -> answer to the sample request, of a running rollout; those of one that ended are forgotten."""
+        if rollout is None:
+            return {}
+        with self._lock:
+            found = {r: verdict for (of, r), verdict in self._smokes.items() if of == rollout.id}
+            if rollout.state is not State.RUNNING:
+                for revision in found:
+                    del self._smokes[(rollout.id, revision)]
+        return found
+
+    def _revert(self, head: Head) -> None:
+        owed = head.undo
+        if owed is None:
+            return
+        others = {h.endpoint: set(h.asked.files) for h in self._heads.all() if h.asked and h.endpoint != head.endpoint}
+        done = undo(self._repo, owed, others)
+
+        def record(draft: Draft) -> None:
+            note_undo(draft, owed.op_key, done)
+
+        self._heads.change(head.endpoint, record)
+
+
+def note_undo(draft: Draft, op_key: str, done: Reverted) -> None:
+    """Records what became of the revert that was owed."""
+    owed = draft.head.undo
+    if owed is None or owed.op_key != op_key or owed.state != "wanted":
+        return
+    state = "done" if done.result else "refused"
+    draft.set(undo=replace(owed, state=state, result=done.result or done.message))
+    if done.findings:
+        draft.set(findings=(*draft.head.findings, *done.findings))
+    draft.say(f"revert.{state}", done.message, result=done.result)

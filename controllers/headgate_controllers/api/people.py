@@ -1,0 +1,105 @@
+"""What people and their programs read and do: status, rollouts, keys, logs, operator actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from headgate import codec
+from headgate.control import OperatorAction
+from headgate.findings import FindingsError
+from headgate_controllers.controller import Controller, NotFoundError
+
+ACTIONS = ("pause", "resume", "promote", "abort", "rollback")
+
+
+def routes(controller: Controller) -> APIRouter:
+    api = APIRouter(dependencies=[Depends(controller.access.operator)])
+
+    @api.get("/status")
+    def status() -> Response:
+        return _json(controller.status())
+
+    @api.get("/endpoints/{name}")
+    def endpoint(name: str) -> Response:
+        return _json(_found(controller.endpoint_status, name))
+
+    @api.get("/endpoints/{name}/rollouts")
+    def rollouts(name: str) -> Response:
+        return _json(_found(controller.rollouts, name))
+
+    @api.get("/endpoints/{name}/routes")
+    def generations(name: str) -> Response:
+        """Every split the endpoint was given, by generation: what an answer's `headgate-generation` names."""
+        return _json(_found(controller.generations, name))
+
+    @api.get("/rollouts/{rollout}")
+    def rollout(rollout: str) -> Response:
+        return _json(_found(controller.rollout, rollout))
+
+    @api.get("/events")
+    def events(endpoint: str = "", after: int = 0, limit: Annotated[int, Query(le=5_000)] = 500) -> Response:
+        found = controller.record.events(endpoint or None, after=after, limit=limit)
+        data = [{"id": number, **codec.to_data(event)} for number, event in found]
+        return _json({"events": data, "next": data[-1]["id"] if data else after})
+
+    @api.post("/endpoints/{name}/keys/rotate")
+    async def rotate(name: str, request: Request) -> Response:
+        which = (await request.json()).get("which", "")
+        if which not in ("primary", "secondary"):
+            raise HTTPException(422, "which: primary or secondary")
+        return _json(await run_in_threadpool(_found, controller.rotate, name, which))
+
+    @api.get("/endpoints/{name}/keys")
+    def keys(name: str) -> Response:
+        return _json(_found(controller.keys, name))
+
+    @api.get("/endpoints/{name}/logs")
+    def logs(name: str, deployment: str = "", kind: str = "inference-server", follow: bool = False) -> Response:
+        lines: Iterator[bytes] = _found(controller.logs, name, deployment, kind, follow)
+        return StreamingResponse(lines, media_type="text/plain; charset=utf-8")
+
+    @api.post("/endpoints/{name}/{action}")
+    async def act(name: str, action: str, request: Request) -> Response:
+        if action not in ACTIONS:
+            raise HTTPException(404, f"there is no action {action}: {', '.join(ACTIONS)}")
+        try:
+            body = codec.decode(OperatorAction, await request.body())
+        except codec.CodecError as error:
+            raise HTTPException(422, str(error)) from error
+        try:
+            message = await run_in_threadpool(_found, controller.operate, name, action, body)
+        except ValueError as error:
+            raise HTTPException(409, str(error)) from error
+        return _json({"message": message})
+
+    @api.post("/sync")
+    async def sync(request: Request) -> Response:
+        accepted = str((await request.json()).get("accept", ""))
+        await run_in_threadpool(controller.sync, accepted)
+        return _json({"message": f"looking again{', accepting ' + accepted if accepted else ''}"})
+
+    @api.post("/shutdown")
+    async def shutdown(request: Request) -> Response:
+        replicas = bool((await request.json()).get("replicas", False))
+        await run_in_threadpool(controller.shut_down, replicas)
+        return _json({"message": "stopping"})
+
+    return api
+
+
+def _found(call: Any, *arguments: Any) -> Any:
+    try:
+        return call(*arguments)
+    except NotFoundError as error:
+        raise HTTPException(404, str(error)) from error
+    except FindingsError as error:
+        raise HTTPException(409, codec.to_data(list(error.findings))) from error
+
+
+def _json(value: Any) -> Response:
+    return Response(codec.canonical(value), media_type="application/json")

@@ -1,0 +1,154 @@
+"""From a new commit to what it asks of each endpoint it touches. Looking is the truth: a hint only wakes this.
+
+A commit that touches one endpoint is read for that endpoint only. Ten commits in a burst are one look: at the last.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from headgate.draft import Draft
+from headgate.findings import Finding, HeadgateError, Place
+from headgate.intent import accept, forget, reject
+from headgate.ports import Tree
+from headgate.process import Settings
+from headgate.reading import Reading, endpoint_names, name_findings, read_endpoint, read_settings
+from headgate_controllers.heads import Heads
+from headgate_controllers.records.sqlite import SqliteRecord
+from headgate_controllers.repo import EndpointsRepo
+from headgate_controllers.resolve import reader
+
+log = logging.getLogger(__name__)
+
+HANDLED = "handled-commit"  # key in the record's meta: the newest commit whose endpoints were all taken up
+ACCEPTED = (
+    "accepted-rewrite"  # a commit that `headgate sync --accept` allowed although it descends from nothing handled
+)
+
+
+class Commits:
+    """Used by one thread, the reconciler's."""
+
+    def __init__(
+        self,
+        repo: EndpointsRepo,
+        heads: Heads,
+        record: SqliteRecord,
+        check: Callable[[Reading, Tree], tuple[Finding, ...]],
+    ) -> None:
+        self._repo = repo
+        self._heads = heads
+        self._record = record
+        self._check = check  # gates known by entry point, admission
+        self._cache: dict[Any, Any] = {}
+        self._readers: dict[str, set[str]] = defaultdict(set)  # path -> endpoints whose target reads it
+        self.settings = Settings()
+        self.findings: tuple[Finding, ...] = ()  # of headgate.yml and of the repo as a whole
+        self.seen = ""  # newest commit on the branch
+        self.error = ""  # why the repo cannot be read; empty: it can
+        for head in heads.all():
+            if head.asked:
+                self._index(head.endpoint, head.asked.files)
+        self._restore_settings()
+
+    @property
+    def handled(self) -> str:
+        return self._record.meta_get(HANDLED) or ""
+
+    def accept_rewrite(self, commit: str) -> None:
+        """The operator takes a rewritten history as it is."""
+        self._record.meta_set(ACCEPTED, commit)
+
+    def look(self) -> tuple[str, ...]:
+        """Fetches and takes up the newest commit. Answers the endpoints it touched; errors are kept, not raised."""
+        try:
+            self._repo.fetch()
+            head = self._repo.head()
+        except HeadgateError as error:
+            if self.error != str(error):
+                log.warning("the endpoints repo cannot be read; the last good state serves on: %s", error)
+            self.error = str(error)
+            return ()
+        self.error = ""
+        self.seen = head
+        if head == self.handled:
+            return ()
+        if not self._descends(head):
+            return ()
+        return self._take_up(head)
+
+    def _descends(self, head: str) -> bool:
+        handled = self.handled
+        if not handled or self._repo.is_ancestor(handled, head) or self._record.meta_get(ACCEPTED) == head:
+            return True
+        self.findings = (
+            Finding(
+                code="history-rewritten",
+                message=f"{head[:10]} does not descend from {handled[:10]}, which is what serves",
+                why="a rewritten branch can take away what was reviewed; nothing of it is acted on",
+                fix=f"push a branch that contains {handled[:10]}, or take it as it is: headgate sync --accept {head}",
+                place=Place("git history"),
+            ),
+        )
+        return False
+
+    def _take_up(self, commit: str) -> tuple[str, ...]:
+        tree = self._repo.tree(commit)
+        self.settings, self.findings = read_settings(tree)
+        touched = self._touched(commit, tree)
+        if any(f.is_error for f in self.findings):
+            log.warning("%s: headgate.yml is refused: %s", commit[:10], self.findings[0].message)
+            touched = ()
+        else:
+            if not all(self._heads.get(endpoint).asked for endpoint in touched):
+                self.findings = (*self.findings, *name_findings(endpoint_names(tree)))
+            pin = reader(tree, self.settings)
+            for endpoint in touched:
+                self._endpoint(endpoint, tree, pin)
+        self._record.meta_set(HANDLED, commit)
+        return touched
+
+    def _endpoint(self, endpoint: str, tree: Tree, pin: Callable[[str], Any]) -> None:
+        if tree.object_id(f"endpoints/{endpoint}") is None:
+            self._heads.change(endpoint, lambda draft: forget(draft, tree.commit))
+            return
+        reading = read_endpoint(tree, endpoint, self.settings, pin, self._cache)
+        findings = (*reading.findings, *self._check(reading, tree))
+        self._index(endpoint, reading.files)
+        target = reading.target
+
+        def decide(draft: Draft) -> None:
+            if target is None or any(f.is_error for f in findings):
+                reject(draft, tree.commit, findings)
+            else:
+                accept(draft, target, findings)
+
+        self._heads.change(endpoint, decide)
+
+    def _touched(self, commit: str, tree: Tree) -> tuple[str, ...]:
+        handled = self.handled
+        if not handled:
+            return tuple(sorted({*endpoint_names(tree), *self._heads.names()}))
+        touched = {head.endpoint for head in self._heads.all() if any(f.is_error for f in head.findings)}
+        for path in self._repo.changed_paths(handled, commit):
+            parts = path.split("/")
+            if parts[0] == "endpoints" and len(parts) > 2:
+                touched.add(parts[1])
+            for end in range(len(parts), 0, -1):
+                touched |= self._readers.get("/".join(parts[:end]), set())
+        return tuple(sorted(touched))
+
+    def _index(self, endpoint: str, files: Iterable[str] | Mapping[str, str]) -> None:
+        for path in files:
+            self._readers[path].add(endpoint)
+
+    def _restore_settings(self) -> None:
+        """After a restart: the settings of the commit that was handled."""
+        if self.handled:
+            try:
+                self.settings, self.findings = read_settings(self._repo.tree(self.handled))
+            except HeadgateError as error:
+                self.error = str(error)

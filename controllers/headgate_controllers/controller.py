@@ -1,0 +1,285 @@
+"""The controller as its API sees it: what can be asked of it and what it answers. `main.py` puts the parts together."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from headgate import asks, codec, intent
+from headgate.control import (
+    EndpointStatus,
+    ExchangeRequest,
+    OperatorAction,
+    OpReply,
+    OpRequest,
+    RolloutStatus,
+    SystemStatus,
+)
+from headgate.draft import Draft
+from headgate.findings import Finding, HeadgateError, TransientError
+from headgate.ports import Platform
+from headgate.rollout import Event, Head, Rollout, State
+from headgate.table import EndpointRoute
+from headgate.version import __version__
+from headgate_controllers.api.access import Access
+from headgate_controllers.commits import Commits
+from headgate_controllers.evidence import Evidence
+from headgate_controllers.heads import Heads
+from headgate_controllers.reconcile import REPO, Reconciler
+from headgate_controllers.records.sqlite import SqliteRecord
+from headgate_controllers.repo import EndpointsRepo
+from headgate_controllers.routes import Routes, Workers
+from headgate_controllers.secrets.file import FileSecrets
+from headgate_controllers.status import agrees_with_git, endpoint_status, rollout_status
+from headgate_controllers.traces import emit
+from headgate_controllers.verify import drift
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 0.3  # longer than any pass between recording and publishing
+KEPT_ROLLOUTS = 20  # of an endpoint, answered by GET /endpoints/NAME/rollouts
+
+
+class NotFoundError(HeadgateError):
+    """There is no such thing; the text says what."""
+
+
+class Controller:
+    """Owns nothing but the wiring between its parts; every answer is computed from the record and what is observed."""
+
+    def __init__(
+        self,
+        *,
+        record: SqliteRecord,
+        heads: Heads,
+        routes: Routes,
+        workers: Workers,
+        evidence: Evidence,
+        commits: Commits,
+        reconciler: Reconciler,
+        platform: Platform,
+        repo: EndpointsRepo,
+        secrets: FileSecrets,
+        access: Access,
+        router_url: Callable[[], str],
+        room: Callable[[], tuple[Finding, ...]],
+        clock: Callable[[], float],
+    ) -> None:
+        self.record = record
+        self.heads = heads
+        self.routes = routes
+        self.workers = workers
+        self.evidence = evidence
+        self.commits = commits
+        self.reconciler = reconciler
+        self.access = access
+        self._platform = platform
+        self._repo = repo
+        self._secrets = secrets
+        self._router_url = router_url
+        self._room = room
+        self._clock = clock
+        self.stopping = threading.Event()
+        self.stop_replicas = False
+        heads.listen(self._heard)
+
+    # --- routers and ops ------------------------------------------------------------------------------------------
+
+    def exchanged(self, message: ExchangeRequest) -> None:
+        """One exchange of a router worker: stores its batches, and wakes whoever waited for it."""
+        changed = self.workers.heard(message)
+        touched = set(self.evidence.receive(message))
+        if changed:
+            touched |= {head.endpoint for head in self.heads.all() if head.active}
+        for endpoint in touched:
+            self.reconciler.wake(endpoint)
+
+    def ask(self, verb: str, request: OpRequest) -> OpReply:
+        reply = self.heads.change(request.endpoint, lambda draft: asks.ask(draft, verb, request))
+        if reply.work is not None:
+            return OpReply(
+                reply.state, reply.message, reply.outputs, {**reply.work, "interpreters": self._interpreters()}
+            )
+        return reply
+
+    def _interpreters(self) -> Mapping[str, str]:
+        return dict(self.commits.settings.interpreters)
+
+    def source(self, endpoint: str, revision: str) -> bytes:
+        """The files of one revision as a tar archive, paths as in the repo."""
+        state = self.heads.get(endpoint).revisions.get(revision)
+        if state is None:
+            raise NotFoundError(f"{endpoint} has no revision {revision}")
+        source = state.deployment.source
+        paths = [source.code.path] if source.code else []
+        if source.model and source.model.source:
+            paths.append(source.model.source.path)
+        elif source.model and source.model.catalogue:
+            paths.append(source.model.catalogue)
+        out = io.BytesIO()
+        self._repo.archive(state.commit, paths, out)
+        return out.getvalue()
+
+    def _heard(self, endpoint: str, events: tuple[Event, ...]) -> None:
+        self.reconciler.wake(endpoint)
+        for event in events:
+            if event.kind.startswith("rollout.") and event.kind != "rollout.started":
+                self._ended(endpoint, event.rollout)
+
+    def _ended(self, endpoint: str, rollout_id: str) -> None:
+        head = self.heads.get(endpoint)
+        if head.rollout is not None and head.rollout.id == rollout_id and head.rollout.state is not State.RUNNING:
+            emit(head.rollout)
+            try:
+                self.record.meta_set(f"rollout:{rollout_id}", codec.canonical(head.rollout).decode())
+                self.record.collect()
+            except TransientError as error:  # its end is recorded; only the look back at it is lost
+                log.warning("%s is not kept for later: %s", rollout_id, error)
+
+    # --- what people read ------------------------------------------------------------------------------------------
+
+    def status(self) -> SystemStatus:
+        endpoints = tuple(self._status_of(head) for head in self.heads.all() if head.commit)
+        return SystemStatus(
+            version=__version__,
+            repo=self._repo.shown,
+            branch=self._repo.branch,
+            commit=self.commits.seen or self.commits.handled,
+            handled=self.commits.handled,
+            repo_error=self.commits.error,
+            endpoints=tuple(sorted(endpoints, key=lambda e: e.name)),
+            workers=self.workers.status(),
+            findings=(*self.commits.findings, *self._room()),
+            drift=self._drift(),
+        )
+
+    def endpoint_status(self, name: str) -> EndpointStatus:
+        return self._status_of(self._head(name))
+
+    def _head(self, name: str) -> Head:
+        head = self.heads.get(name)
+        if not head.commit:
+            known = ", ".join(h.endpoint for h in self.heads.all() if h.commit) or "none yet"
+            raise NotFoundError(f"there is no endpoint {name}; known: {known}")
+        return head
+
+    def _status_of(self, head: Head) -> EndpointStatus:
+        name = head.endpoint
+        return endpoint_status(
+            head,
+            url=f"{self._router_url()}/endpoints/{name}/score",
+            route=self.routes.table.endpoints.get(name),
+            acked=self.workers.acked(),
+            replicas=self._platform.observe(name),
+            observed=self.evidence.observed(name),
+        )
+
+    def rollout(self, rollout_id: str) -> RolloutStatus:
+        for head in self.heads.all():
+            if head.rollout is not None and head.rollout.id == rollout_id:
+                return rollout_status(head.rollout, head)
+        stored = self.record.meta_get(f"rollout:{rollout_id}")
+        if stored is None:
+            raise NotFoundError(f"there is no rollout {rollout_id}")
+        return rollout_status(codec.decode(Rollout, stored))
+
+    def rollouts(self, name: str) -> list[RolloutStatus]:
+        """Newest first."""
+        head = self._head(name)
+        started = [e.rollout for _, e in self.record.events(name, kind="rollout.started")]
+        ids = list(dict.fromkeys(reversed(started)))[:KEPT_ROLLOUTS]
+        if head.rollout and head.rollout.id not in ids:
+            ids.insert(0, head.rollout.id)
+        found = []
+        for rollout_id in ids:
+            try:
+                found.append(self.rollout(rollout_id))
+            except NotFoundError:
+                continue  # superseded before it was stored, or collected since
+        return found
+
+    def generations(self, name: str) -> list[dict[str, Any]]:
+        self._head(name)
+        published = self.record.events(name, kind="route.published")
+        return [{"at": e.at, **e.data} for _, e in published]
+
+    def _drift(self) -> tuple[str, ...]:
+        """Where git, record, table and counters disagree. Looked at twice: a record is published a moment later."""
+        found = self._disagreements()
+        if not found:
+            return ()
+        time.sleep(SETTLE_S)
+        about = {line.partition(":")[0] for line in found}  # who: the numbers in a line move on
+        return tuple(line for line in self._disagreements() if line.partition(":")[0] in about)
+
+    def _disagreements(self) -> tuple[str, ...]:
+        table, acked = self.routes.table, self.workers.acked()
+        lines: list[str] = list(self.workers.refusals())
+        for head in self.heads.all():
+            route = table.endpoints.get(head.endpoint)
+            lines += drift(
+                endpoint=head.endpoint,
+                asked=head.asked.traffic if head.asked and agrees_with_git(head) else None,
+                decided=head.traffic,
+                routed={r.revision: r.per_mille for r in route.revisions if r.per_mille} if route else {},
+                generation=route.generation if route else 0,
+                acked=acked,
+                observed=self._split_counts(route),
+            )
+        return tuple(lines)
+
+    def _split_counts(self, route: EndpointRoute | None) -> Mapping[str, int]:
+        """What the split sent where since this route is live; a sticky caller follows a point, not a share."""
+        return self.evidence.split(route.name, route.generation) if route and route.sticky == "none" else {}
+
+    # --- what people do --------------------------------------------------------------------------------------------
+
+    def operate(self, name: str, action: str, body: OperatorAction) -> str:
+        self._head(name)
+
+        def act(draft: Draft) -> str:
+            return intent.operate(
+                draft, action, who=body.who, why=body.why, to=body.to, full=body.full, git_only=body.git_only
+            )
+
+        message = self.heads.change(name, act)
+        self.reconciler.wake(name)
+        return message
+
+    def keys(self, name: str) -> Mapping[str, str]:
+        self._head(name)
+        keys = self._secrets.keys(name)
+        return {"primary": keys.primary, "secondary": keys.secondary}
+
+    def rotate(self, name: str, which: str) -> Mapping[str, str]:
+        self._head(name)
+        self._secrets.rotate(name, which)
+        self.reconciler.wake(name)
+        self.heads.change(name, lambda draft: draft.say("keys.rotated", f"{which} key"))
+        return self.keys(name)
+
+    def logs(self, name: str, deployment: str, kind: str, follow: bool) -> Iterator[bytes]:
+        self._head(name)
+        replicas = [r for r in self._platform.observe(name) if not deployment or r.deployment == deployment]
+        if not replicas:
+            raise NotFoundError(f"{name} has no replica{f' of {deployment}' if deployment else ''} here")
+        return self._log_lines(replicas, kind, follow)
+
+    def _log_lines(self, replicas: list[Any], kind: str, follow: bool) -> Iterator[bytes]:
+        for replica in replicas:
+            if len(replicas) > 1:
+                yield f"==> {replica.deployment}@{replica.revision[:10]} #{replica.index}\n".encode()
+            yield from self._platform.logs(replica, follow=follow and replica is replicas[-1], kind=kind)
+
+    def sync(self, accepted: str) -> None:
+        if accepted:
+            self.commits.accept_rewrite(accepted)
+        self.reconciler.wake(REPO)
+
+    def shut_down(self, replicas: bool) -> None:
+        self.stop_replicas = replicas
+        self.stopping.set()

@@ -1,0 +1,148 @@
+"""Evidence as it comes in: batches of router workers become looks of the running op, and shares of the last minute.
+
+A batch is received once (worker, boot, sequence) and stored before it is acknowledged, so that neither a lost answer
+nor a killed controller loses or doubles evidence. What belongs to no running judged op is only counted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+
+from headgate.control import ExchangeRequest
+from headgate.evidence import NOTHING, Batch, Counts, Look, Outcome, PairKind, add
+from headgate.rollout import Head, OpRecord, Rollout, kind_of
+from headgate_controllers.heads import Heads
+from headgate_controllers.records.sqlite import SqliteRecord
+
+WINDOW_S = 60.0  # shares shown beside the shares asked for
+
+
+class Evidence:
+    def __init__(self, record: SqliteRecord, heads: Heads, clock: Callable[[], float]) -> None:
+        self._record = record
+        self._heads = heads
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._looks: dict[tuple[str, str], list[Look]] = {}  # (rollout, op) -> looks, in order
+        self._recent: dict[str, deque[tuple[float, dict[str, int]]]] = defaultdict(deque)
+        self._totals: dict[tuple[str, str, str], int] = defaultdict(int)  # (endpoint, revision, outcome) for /metrics
+        self._split: dict[str, tuple[int, dict[str, int]]] = {}  # endpoint -> (generation, revision -> requests)
+
+    def receive(self, request: ExchangeRequest) -> tuple[str, ...]:
+        """Stores what is new; answers the endpoints whose running op got a look.
+
+        Raises:
+            TransientError: it cannot be stored now; the worker keeps it and sends it again.
+        """
+        if request.sequence <= self._record.received(request.worker, request.boot):
+            return ()
+        looks: dict[tuple[str, str], list[Look]] = defaultdict(list)
+        touched = []
+        for batch in request.batches:
+            head = self._heads.get(batch.endpoint)
+            op = self._running(head, batch)
+            if op is not None and head.active is not None:
+                looks[(head.active.id, op.name)].append(self._look(head, head.active, op, batch))
+                touched.append(batch.endpoint)
+        self._record.receive(request.worker, request.boot, request.sequence, looks)
+        with self._lock:
+            for key, found in looks.items():
+                if key in self._looks:
+                    self._looks[key] += found
+            for batch in request.batches:
+                self._count(batch)
+        return tuple(touched)
+
+    def looks(self, rollout: str, op: str) -> list[Look]:
+        """Every look of an op so far, in the order received; from the record after a restart."""
+        key = (rollout, op)
+        with self._lock:
+            known = self._looks.get(key)
+        if known is None:
+            known = list(self._record.looks(rollout, op))
+            with self._lock:
+                # Ops of the past are not kept in memory: one running op an endpoint.
+                for old in [k for k in self._looks if k[0] == rollout]:
+                    del self._looks[old]
+                self._looks[key] = known
+        return list(known)
+
+    def forget(self, rollout: str) -> None:
+        with self._lock:
+            for key in [k for k in self._looks if k[0] == rollout]:
+                del self._looks[key]
+
+    def observed(self, endpoint: str) -> Mapping[str, int]:
+        """Live requests of the last minute by revision."""
+        oldest = self._clock() - WINDOW_S
+        totals: dict[str, int] = defaultdict(int)
+        with self._lock:
+            recent = self._recent.get(endpoint, deque())
+            while recent and recent[0][0] < oldest:
+                recent.popleft()
+            for _, counts in recent:
+                for revision, n in counts.items():
+                    totals[revision] += n
+        return totals
+
+    def split(self, endpoint: str, generation: int) -> Mapping[str, int]:
+        """Requests that the split of this generation sent to each revision; those that chose by header left out."""
+        with self._lock:
+            known, counts = self._split.get(endpoint, (0, {}))
+            return dict(counts) if known == generation else {}
+
+    def totals(self) -> Mapping[tuple[str, str, str], int]:
+        with self._lock:
+            return dict(self._totals)
+
+    def _running(self, head: Head, batch: Batch) -> OpRecord | None:
+        """The op this batch is evidence for: judged, live, and of a generation not older than its own."""
+        rollout = head.active
+        op = rollout.running if rollout else None
+        if rollout is None or op is None or op.live_at is None or batch.generation < op.generation:
+            return None
+        return op if kind_of(rollout, op, head.traffic) else None
+
+    def _look(self, head: Head, rollout: Rollout, op: OpRecord, batch: Batch) -> Look:
+        kind = kind_of(rollout, op, head.traffic)
+        candidate = rollout.plan.candidate
+        others = [c for revision, c in batch.live.items() if revision != candidate and revision in head.traffic]
+        source = batch.mirrored if kind == "mirror" else batch.live
+        return Look(
+            phase=kind,
+            generation=batch.generation,
+            at=self._clock(),
+            seconds=batch.seconds,
+            candidate=source.get(candidate, NOTHING),
+            stable=add(others) if others else NOTHING,
+            reference=self._reference(rollout, op) if kind == "bake" else NOTHING,
+            pairs=tuple(p for p in batch.pairs if p.kind is PairKind.ECHO or p.copy.revision == candidate),
+        )
+
+    def _reference(self, rollout: Rollout, op: OpRecord) -> Counts:
+        """The stable's counts of the last op before this one that had any: all that is left to compare with."""
+        names = [o.name for o in rollout.ops]
+        for name in reversed(names[: names.index(op.name)]):
+            stable = [look.stable for look in self._record.looks(rollout.id, name) if look.stable.requests]
+            if stable:
+                return add(stable)
+        return NOTHING
+
+    def _count(self, batch: Batch) -> None:
+        now = self._clock()
+        live = {revision: counts.requests for revision, counts in batch.live.items()}
+        self._recent[batch.endpoint].append((now, live))
+        while self._recent[batch.endpoint][0][0] < now - WINDOW_S:
+            self._recent[batch.endpoint].popleft()
+        known, split = self._split.get(batch.endpoint, (0, {}))
+        if batch.generation >= known:
+            split = split if batch.generation == known else {}
+            for revision, counts in batch.live.items():
+                sent = sum(counts.outcomes.values()) - batch.chosen.get(revision, 0)
+                split[revision] = split.get(revision, 0) + sent
+            self._split[batch.endpoint] = (batch.generation, split)
+        for revision, counts in batch.live.items():
+            for outcome, n in counts.outcomes.items():
+                self._totals[(batch.endpoint, revision, str(Outcome(outcome)))] += n

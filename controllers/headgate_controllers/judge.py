@@ -1,0 +1,56 @@
+"""Looks to verdicts for the running op: gates, their share of `false_abort`, and evidence brought together.
+
+The statistics are `headgate_policies`. Gates are pure, so the same looks give the same verdicts after a restart; what
+is kept here only saves hearing old looks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from headgate.evidence import Result, Verdict
+from headgate.phases import BY_VERB
+from headgate.rollout import Head, OpRecord, Rollout, kind_of
+from headgate_controllers.evidence import Evidence
+from headgate_policies.judge import Analysis, combine
+
+
+@dataclass(slots=True)
+class _Hearing:
+    analysis: Analysis
+    heard: int = 0
+    verdicts: tuple[Verdict, ...] = ()
+
+
+class Judge:
+    def __init__(self, evidence: Evidence, gates: Mapping[str, Any]) -> None:
+        self._evidence = evidence
+        self._gates = gates
+        self._hearings: dict[str, tuple[str, _Hearing]] = {}  # endpoint -> (rollout/op, hearing): one running op each
+
+    def verdicts(self, head: Head) -> tuple[tuple[Verdict, ...], Result | None]:
+        """The verdicts of the endpoint's running op over all its evidence, and what they come to."""
+        rollout = head.active
+        op = rollout.running if rollout else None
+        kind = kind_of(rollout, op, head.traffic) if rollout and op else ""
+        if rollout is None or op is None or op.live_at is None or not kind:
+            self._hearings.pop(head.endpoint, None)
+            return (), None
+        hearing = self._hearing(head, rollout, op, kind)
+        looks = self._evidence.looks(rollout.id, op.name)
+        if len(looks) > hearing.heard or not hearing.verdicts:
+            hearing.verdicts = hearing.analysis.hear(looks[hearing.heard :]).verdicts()
+            hearing.heard = len(looks)
+        return hearing.verdicts, combine(hearing.verdicts)
+
+    def _hearing(self, head: Head, rollout: Rollout, op: OpRecord, kind: str) -> _Hearing:
+        key = f"{rollout.id}/{op.name}"
+        known = self._hearings.get(head.endpoint)
+        if known is None or known[0] != key:
+            judged = sum(BY_VERB[planned.verb].judged for planned in rollout.plan.ops)
+            process = rollout.target.process
+            analysis = Analysis(process, phase=op.name, kind=kind, gates=self._gates, phases_total=judged)
+            known = self._hearings[head.endpoint] = (key, _Hearing(analysis))
+        return known[1]

@@ -1,0 +1,237 @@
+"""The loop: collect, decide, record, act, requeue. One thread; endpoints are independent of each other.
+
+A pass starts from what is observed, not from what woke it, so running it twice changes nothing. Bad luck with one
+endpoint (an exception) is logged, shown as a finding and tried again; the others go on.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from headgate.actions import actions
+from headgate.decide import step
+from headgate.draft import Draft, Seen
+from headgate.findings import HeadgateError, TransientError
+from headgate.ports import Engine, Platform
+from headgate.rollout import Head
+from headgate.routing import route
+from headgate.table import EndpointRoute
+from headgate_controllers.acts import Acts
+from headgate_controllers.commits import Commits
+from headgate_controllers.heads import Heads
+from headgate_controllers.judge import Judge
+from headgate_controllers.routes import Routes, Workers
+
+log = logging.getLogger(__name__)
+
+REPO = ""  # queue entry for "look at the repo"; no endpoint has an empty name
+BUSY_S = 0.25  # between passes of an endpoint in a rollout; news wakes it sooner
+IDLE_S = 30.0  # between passes of one that has nothing to do: repairs what nobody told us of
+IDLE_PASSES_PER_S = 50  # at most, however many endpoints there are: then each is looked at less often
+CHUNK = 32  # endpoints between two looks at what is more urgent: about 50 ms
+RETRY_S = 1.0
+
+
+class Reconciler:
+    def __init__(
+        self,
+        *,
+        commits: Commits,
+        heads: Heads,
+        routes: Routes,
+        workers: Workers,
+        judge: Judge,
+        platform: Platform,
+        engine: Engine,
+        acts: Acts,
+        keys: Callable[[str], Sequence[str]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._commits = commits
+        self._heads = heads
+        self._routes = routes
+        self._workers = workers
+        self._judge = judge
+        self._platform = platform
+        self._engine = engine
+        self._acts = acts
+        self._keys = keys
+        self._clock = clock
+        self._news = threading.Condition()
+        self._due: list[tuple[float, str]] = []
+        self._next: dict[str, float] = {}
+        self._closing = False
+        self._unsaid: list[tuple[str, int, Mapping[str, int]]] = []  # published, not recorded yet
+        self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
+
+    def start(self) -> None:
+        for name in (REPO, *self._heads.names()):
+            self.wake(name)
+        self._thread.start()
+
+    def close(self) -> None:
+        with self._news:
+            self._closing = True
+            self._news.notify()
+        self._thread.join(timeout=30)
+
+    def wake(self, endpoint: str, after_s: float = 0.0) -> None:
+        """Asks for a pass of this endpoint (or `REPO`) after so many seconds, at the latest."""
+        at = time.monotonic() + after_s
+        with self._news:
+            known = self._next.get(endpoint)
+            if known is not None and known <= at:
+                return
+            self._next[endpoint] = at
+            heapq.heappush(self._due, (at, endpoint))
+            self._news.notify()
+
+    def _run(self) -> None:
+        while True:
+            due = self._take()
+            if due is None:
+                return
+            if REPO in due:
+                due.remove(REPO)
+                self._guarded_passes(tuple(self._guarded_look()))  # a revert waits for nobody's routine pass
+            self._guarded_passes(due)
+
+    def _take(self) -> list[str] | None:
+        """Waits for the next entries that are due, `REPO` and at most `CHUNK` endpoints; None when closing."""
+        with self._news:
+            while not self._closing:
+                now = time.monotonic()
+                due = []
+                if self._next.get(REPO, now + 1) <= now:
+                    del self._next[REPO]
+                    due.append(REPO)
+                while self._due and self._due[0][0] <= now and len(due) < CHUNK:
+                    at, endpoint = heapq.heappop(self._due)
+                    if self._next.get(endpoint) == at:
+                        del self._next[endpoint]
+                        due.append(endpoint)
+                if due:
+                    return due
+                self._news.wait(self._due[0][0] - now if self._due else None)
+            return None
+
+    def _guarded_look(self) -> Iterable[str]:
+        try:
+            touched = self._commits.look()
+            if self._commits.error:
+                self.wake(REPO, RETRY_S)
+            return touched
+        except TransientError as error:
+            log.warning("the newest commit cannot be taken up now; the last good state serves on: %s", error)
+        except Exception:  # one bad commit must not end the loop; it is logged whole and looked at again
+            log.exception("the newest commit could not be taken up; the last good state serves on")
+        self.wake(REPO, RETRY_S)
+        return ()
+
+    def _guarded_passes(self, endpoints: Sequence[str]) -> None:
+        try:
+            self._passes(endpoints)
+        except Exception:  # whatever it was, the loop lives on, and looks again
+            log.exception("the passes broke off")
+            for endpoint in endpoints:
+                self.wake(endpoint, RETRY_S)
+
+    def _passes(self, endpoints: Sequence[str]) -> None:
+        """Decide for all, publish once, then act: traffic moves before anything slow is done."""
+        decided: list[tuple[Head, Seen]] = []
+        changed: dict[str, EndpointRoute | None] = {}
+        for endpoint in endpoints:
+            try:
+                head, seen = self._decide(endpoint)
+                changed[endpoint] = route(head, seen.replicas, self._keys(endpoint) if head.asked else ())
+                decided.append((head, seen))
+            except TransientError as error:
+                log.warning("%s: the pass broke off and is tried again: %s", endpoint, error)
+                self.wake(endpoint, RETRY_S)
+            except Exception:  # one endpoint's trouble is not the others'; logged whole, tried again
+                log.exception("%s: the pass broke off", endpoint)
+                self.wake(endpoint, RETRY_S)
+        try:
+            moved = self._routes.publish(changed, self._commits.handled)
+        except HeadgateError as error:
+            log.warning("the route table cannot be recorded, the last one serves on: %s", error)
+            for endpoint in endpoints:
+                self.wake(endpoint, RETRY_S)
+            return
+        self._unsaid += [self._split(name) for name in moved]
+        self._say()
+        for head, seen in decided:
+            self._act(head, replace(seen, route=self._routes.table.endpoints.get(head.endpoint)))
+            self.wake(head.endpoint, 0.0 if head.endpoint in moved else self._requeue_s(head))
+
+    def _decide(self, endpoint: str) -> tuple[Head, Seen]:
+        seen = self._collect(endpoint)
+        grace = self._commits.settings.removal_grace_s
+
+        def decide(draft: Draft) -> None:
+            step(draft, seen, removal_grace_s=grace)
+
+        self._heads.change(endpoint, decide)
+        return self._heads.get(endpoint), seen
+
+    def _collect(self, endpoint: str) -> Seen:
+        head = self._heads.get(endpoint)
+        names = {*head.stopping, *([head.active.id] if head.active else [])}
+        runs = {name: run for name in names if (run := self._engine.status(name)) is not None}
+        current = runs.get(head.active.id) if head.active else None
+        verdicts, result = self._judge.verdicts(head)
+        return Seen(
+            now=self._clock(),
+            replicas=tuple(self._platform.observe(endpoint)),
+            route=self._routes.table.endpoints.get(endpoint),
+            acked=self._workers.acked(),
+            workflows={name: run.phase for name, run in runs.items()},
+            workflow_message=current.message if current else "",
+            verdicts=verdicts,
+            result=result,
+            smokes=self._acts.smokes(head.rollout),
+        )
+
+    def _act(self, head: Head, seen: Seen) -> None:
+        for action in actions(head, seen):
+            self._acts.perform(head, action)
+
+    def _split(self, endpoint: str) -> tuple[str, int, Mapping[str, int]]:
+        """Which generation splits how: what an answer's `headgate-generation` can be checked against."""
+        found = self._routes.table.endpoints.get(endpoint)
+        shares = {r.revision: r.per_mille for r in found.revisions} if found else {}
+        return endpoint, found.generation if found else self._routes.table.generation, shares
+
+    def _say(self) -> None:
+        """Records the splits that were published; what the disk has no room for now is recorded later, in order."""
+        while self._unsaid:
+            endpoint, generation, shares = self._unsaid[0]
+
+            def note(draft: Draft, generation: int = generation, shares: Mapping[str, int] = shares) -> None:
+                draft.say("route.published", f"generation {generation}", generation=generation, revisions=shares)
+
+            try:
+                self._heads.change(endpoint, note)
+            except TransientError as error:
+                log.warning("generation %d of %s is not recorded yet: %s", generation, endpoint, error)
+                self.wake(endpoint, RETRY_S)
+                return
+            del self._unsaid[0]
+
+    def _requeue_s(self, head: Head) -> float:
+        if head.active or head.switch or head.stopping or (head.undo and head.undo.state == "wanted"):
+            return BUSY_S
+        times = [s.warm_until for s in head.revisions.values() if s.warm_until is not None]
+        if head.removing_since is not None:
+            times.append(head.removing_since + self._commits.settings.removal_grace_s)
+        # Spread by name, so that passes of many endpoints do not come all at once.
+        idle_s = max(IDLE_S, self._heads.count() / IDLE_PASSES_PER_S)
+        idle_s *= 0.75 + zlib.crc32(head.endpoint.encode()) % 1000 / 2000
+        soonest = min(times, default=None)
+        return idle_s if soonest is None else min(idle_s, max(BUSY_S, soonest - self._clock()))

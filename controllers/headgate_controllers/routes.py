@@ -1,0 +1,117 @@
+"""The route table that routers are given, and which router workers serve which generation.
+
+A generation is raised only when some route says something else than before; a route keeps the generation in which it
+last changed, because evidence is counted by it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from headgate import codec
+from headgate.control import LEASE_S, ExchangeRequest, WorkerStatus
+from headgate.routing import same
+from headgate.table import EndpointRoute, RouteTable, seal
+from headgate_controllers.records.sqlite import SqliteRecord
+
+TABLE = "route-table"  # key in the record's meta
+
+
+class Routes:
+    """Compiles and publishes. Thread-safe."""
+
+    def __init__(self, record: SqliteRecord) -> None:
+        self._record = record
+        self._lock = threading.Lock()
+        stored = record.meta_get(TABLE)
+        self._table = codec.decode(RouteTable, stored) if stored else seal(RouteTable(0, ""))
+        self._listeners: list[Callable[[RouteTable], None]] = []
+
+    @property
+    def table(self) -> RouteTable:
+        return self._table
+
+    def listen(self, heard: Callable[[RouteTable], None]) -> None:
+        self._listeners.append(heard)
+
+    def publish(self, changed: Mapping[str, EndpointRoute | None], commit: str) -> tuple[str, ...]:
+        """Takes up the routes that differ from what is served; None removes one. Answers the endpoints that changed.
+
+        Recorded before any router can see it, so that a generation never names two tables.
+        """
+        with self._lock:
+            table = self._table
+            generation = table.generation + 1
+            endpoints = dict(table.endpoints)
+            moved = []
+            for name, route in changed.items():
+                known = endpoints.get(name)
+                if route is None and known is not None:
+                    del endpoints[name]
+                elif route is not None and (known is None or not same(known, route)):
+                    endpoints[name] = replace(route, generation=generation)
+                else:
+                    continue
+                moved.append(name)
+            if not moved:
+                return ()
+            table = seal(RouteTable(generation, commit or table.commit, endpoints))
+            self._record.meta_set(TABLE, codec.canonical(table).decode())
+            self._table = table
+        for heard in self._listeners:
+            heard(table)
+        return tuple(moved)
+
+
+@dataclass(slots=True)
+class _Worker:
+    boot: str
+    acked: int
+    heard_at: float
+    in_flight: int
+    refused: tuple[str, ...]
+
+
+class Workers:
+    """Leases of router workers. A worker not heard of for `LEASE_S` is lost: reported, not waited for."""
+
+    FORGET_S = 600.0  # a lost worker is listed this long
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._workers: dict[str, _Worker] = {}
+
+    def heard(self, request: ExchangeRequest) -> bool:
+        """Takes note of an exchange; True when what the workers ack together may have changed."""
+        acked = request.acked.generation if request.acked else 0
+        with self._lock:
+            before = self._workers.get(request.worker)
+            self._workers[request.worker] = _Worker(
+                request.boot, acked, self._clock(), request.in_flight, request.refused
+            )
+        return before is None or before.acked != acked or before.boot != request.boot
+
+    def acked(self) -> int:
+        """The generation that every leased worker serves; 0 when none is leased."""
+        now = self._clock()
+        with self._lock:
+            leased = [w.acked for w in self._workers.values() if now - w.heard_at <= LEASE_S]
+        return min(leased, default=0)
+
+    def status(self) -> tuple[WorkerStatus, ...]:
+        now = self._clock()
+        with self._lock:
+            for name in [n for n, w in self._workers.items() if now - w.heard_at > self.FORGET_S]:
+                del self._workers[name]
+            return tuple(
+                WorkerStatus(name, w.boot, w.acked, round(now - w.heard_at, 3), w.in_flight, now - w.heard_at > LEASE_S)
+                for name, w in sorted(self._workers.items())
+            )
+
+    def refusals(self) -> tuple[str, ...]:
+        """Why workers refuse the table they were offered."""
+        with self._lock:
+            return tuple(f"{name}: {why}" for name, w in sorted(self._workers.items()) for why in w.refused)
