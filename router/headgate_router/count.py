@@ -1,0 +1,225 @@
+"""What this worker saw, in plain slots: no lock, no label look-up, no export on the way of a request.
+
+A request is counted once, when its answer ends, under the generation of the route that chose its revision. Slots are
+sealed into batches for the controller; what is sealed is added to the totals that `/metrics` shows, so that nothing
+is counted in two places. Refuses to grow without end: pairs are a bounded sample, and every one left out is counted
+with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from headgate.evidence import Batch, Counts, Outcome, Pair, bucket
+from headgate.table import RouteTable
+
+K = TypeVar("K")
+
+MAX_PAIRS = 200  # per endpoint and batch
+MAX_PAIR_BYTES = 16 * 1024 * 1024  # of all pairs that wait for the controller
+
+
+class Slots:
+    """One revision under one generation."""
+
+    __slots__ = ("first_byte", "latency", "outcomes", "statuses")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, int] = {}
+        self.latency: dict[int, int] = {}
+        self.first_byte: dict[int, int] = {}
+        self.statuses: dict[int, int] = {}
+
+    def add(self, outcome: Outcome, status: int, whole_ms: float | None, first_ms: float | None) -> None:
+        """Counts one request that ended. None: it did not get that far."""
+        key = outcome.value
+        self.outcomes[key] = self.outcomes.get(key, 0) + 1
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        if whole_ms is not None:
+            index = bucket(whole_ms)
+            self.latency[index] = self.latency.get(index, 0) + 1
+        if first_ms is not None:
+            index = bucket(first_ms)
+            self.first_byte[index] = self.first_byte.get(index, 0) + 1
+
+    def merge(self, other: Slots) -> None:
+        _add(self.outcomes, other.outcomes)
+        _add(self.latency, other.latency)
+        _add(self.first_byte, other.first_byte)
+        _add(self.statuses, other.statuses)
+
+    def counts(self) -> Counts:
+        return Counts(self.outcomes, self.latency, self.first_byte)
+
+
+def _add(into: dict[K, int], more: Mapping[K, int]) -> None:
+    for key, n in more.items():
+        into[key] = into.get(key, 0) + n
+
+
+@dataclass(slots=True)
+class _Page:
+    """One endpoint under one generation since the last seal."""
+
+    opened: float
+    live: dict[str, Slots] = field(default_factory=dict)
+    mirrored: dict[str, Slots] = field(default_factory=dict)
+    pairs: list[Pair] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+    chosen: dict[str, int] = field(default_factory=dict)
+    statuses: dict[int, int] = field(default_factory=dict)
+
+    def batch(self, endpoint: str, generation: int, now: float) -> Batch:
+        return Batch(
+            endpoint=endpoint,
+            generation=generation,
+            seconds=max(0.0, now - self.opened),
+            live={name: slots.counts() for name, slots in self.live.items()},
+            mirrored={name: slots.counts() for name, slots in self.mirrored.items()},
+            pairs=tuple(self.pairs),
+            dropped=self.dropped,
+            chosen=self.chosen,
+            statuses={str(status): n for status, n in self.statuses.items()},
+        )
+
+
+@dataclass(slots=True)
+class Totals:
+    """Since this worker started, whatever the generation: what `/metrics` shows."""
+
+    live: dict[tuple[str, str], Slots] = field(default_factory=dict)  # (endpoint, revision)
+    mirrored: dict[tuple[str, str], Slots] = field(default_factory=dict)
+    dropped: dict[tuple[str, str], int] = field(default_factory=dict)  # (endpoint, why)
+    refused: dict[tuple[str, int], int] = field(default_factory=dict)  # (endpoint, status): reached no revision
+
+
+class Book:
+    """Every count of this worker. `now` is the caller's monotonic clock, in seconds."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self._pages: dict[tuple[str, int], _Page] = {}
+        self._now = now
+        self._totals = Totals()
+        self._pair_bytes = 0
+        self.in_flight = 0
+        self.unrouted: dict[int, int] = {}  # status -> requests that named no endpoint of ours
+
+    def live(
+        self,
+        endpoint: str,
+        generation: int,
+        revision: str,
+        outcome: Outcome,
+        status: int,
+        whole_ms: float | None,
+        first_ms: float | None,
+        *,
+        chosen: bool = False,
+    ) -> None:
+        """A caller's request to a revision has ended. `chosen`: by the caller's header, not by the split."""
+        page = self._page(endpoint, generation)
+        if chosen:
+            page.chosen[revision] = page.chosen.get(revision, 0) + 1
+        slots = page.live.get(revision)
+        if slots is None:
+            slots = page.live[revision] = Slots()
+        slots.add(outcome, status, whole_ms, first_ms)
+        page.statuses[status] = page.statuses.get(status, 0) + 1
+
+    def refused(self, endpoint: str, generation: int, status: int) -> None:
+        """A request to a known endpoint was answered by us, without a revision."""
+        statuses = self._page(endpoint, generation).statuses
+        statuses[status] = statuses.get(status, 0) + 1
+        key = (endpoint, status)
+        self._totals.refused[key] = self._totals.refused.get(key, 0) + 1
+
+    def no_endpoint(self, status: int) -> None:
+        self.unrouted[status] = self.unrouted.get(status, 0) + 1
+
+    def mirrored(
+        self,
+        endpoint: str,
+        generation: int,
+        revision: str,
+        outcome: Outcome,
+        status: int,
+        whole_ms: float | None,
+        first_ms: float | None,
+    ) -> None:
+        """A compare copy has ended."""
+        page = self._page(endpoint, generation)
+        slots = page.mirrored.setdefault(revision, Slots())
+        slots.add(outcome, status, whole_ms, first_ms)
+
+    def dropped(self, endpoint: str, generation: int, why: str, n: int = 1) -> None:
+        """A copy was not sent, or not paired."""
+        dropped = self._page(endpoint, generation).dropped
+        dropped[why] = dropped.get(why, 0) + n
+
+    def pair(self, endpoint: str, generation: int, pair: Pair) -> None:
+        """Keeps the pair if there is room for it."""
+        page = self._page(endpoint, generation)
+        size = len(pair.live.body) + len(pair.copy.body)
+        if len(page.pairs) >= MAX_PAIRS or self._pair_bytes + size > MAX_PAIR_BYTES:
+            self.dropped(endpoint, generation, "not_sampled")
+            return
+        page.pairs.append(pair)
+        self._pair_bytes += size
+
+    def _page(self, endpoint: str, generation: int) -> _Page:
+        key = (endpoint, generation)
+        page = self._pages.get(key)
+        if page is None:
+            page = self._pages[key] = _Page(self._now)
+        return page
+
+    def seal(self, now: float) -> tuple[Batch, ...]:
+        """Closes what was counted since the last call. A request that has not ended is in a later batch."""
+        batches = tuple(page.batch(*key, now) for key, page in self._pages.items())
+        for (endpoint, _), page in self._pages.items():
+            _fold(self._totals, endpoint, page)
+        self._pages = {}
+        self._pair_bytes = 0
+        self._now = now
+        return batches
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was counted since the last seal."""
+        return not self._pages
+
+    def totals(self) -> Totals:
+        """Everything since the start, open pages included."""
+        whole = Totals(refused=dict(self._totals.refused))
+        _merge(whole, self._totals)
+        for (endpoint, _), page in self._pages.items():
+            _fold(whole, endpoint, page)
+        return whole
+
+    def forget(self, table: RouteTable) -> None:
+        """Drops the totals of endpoints and revisions that are in the table no more: labels stay bounded."""
+        known = {(name, r.revision) for name, route in table.endpoints.items() for r in route.revisions}
+        totals = self._totals
+        totals.live = {key: slots for key, slots in totals.live.items() if key in known}
+        totals.mirrored = {key: slots for key, slots in totals.mirrored.items() if key in known}
+        totals.dropped = {key: n for key, n in totals.dropped.items() if key[0] in table.endpoints}
+        totals.refused = {key: n for key, n in totals.refused.items() if key[0] in table.endpoints}
+
+
+def _fold(totals: Totals, endpoint: str, page: _Page) -> None:
+    for revision, slots in page.live.items():
+        totals.live.setdefault((endpoint, revision), Slots()).merge(slots)
+    for revision, slots in page.mirrored.items():
+        totals.mirrored.setdefault((endpoint, revision), Slots()).merge(slots)
+    for why, n in page.dropped.items():
+        totals.dropped[endpoint, why] = totals.dropped.get((endpoint, why), 0) + n
+
+
+def _merge(into: Totals, more: Totals) -> None:
+    for key, slots in more.live.items():
+        into.live.setdefault(key, Slots()).merge(slots)
+    for key, slots in more.mirrored.items():
+        into.mirrored.setdefault(key, Slots()).merge(slots)
+    _add(into.dropped, more.dropped)

@@ -1,0 +1,147 @@
+"""The caller's side of a request while it runs: its body, held or streamed, and whether the caller is still there.
+
+A body up to `HELD` bytes is held, so that the request can be repeated and copied; a longer one is streamed as the
+model reads it. An ASGI server says that a caller left only to who asks for more of the request: so somebody must.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from headgate_router.dataplanes.builtin.client import Connection, UpstreamError
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+HELD = 1024 * 1024  # bytes
+WATCH_AFTER_S = 0.02  # a model that answers sooner costs no task: its caller gets the answer or is gone
+
+
+class Body:
+    """What was read of a request's body."""
+
+    __slots__ = ("_length", "first", "gone", "more")
+
+    def __init__(self, first: bytes, length: int | None, *, more: bool, gone: bool) -> None:
+        self.first = first
+        self.more = more  # longer than HELD: the rest is to be streamed
+        self.gone = gone  # the caller left
+        self._length = length
+
+    @classmethod
+    async def read(cls, receive: Receive, length: int | None) -> Body:
+        """Reads to the end, or until there is too much to hold."""
+        message = await receive()
+        first: bytes = message.get("body", b"")
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            return cls(first, length, more=False, gone=False)
+        parts = [first]
+        size = len(first)
+        while message["type"] == "http.request" and message.get("more_body", False) and size <= HELD:
+            message = await receive()
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+        gone = message["type"] != "http.request"
+        return cls(b"".join(parts), length, more=not gone and bool(message.get("more_body", False)), gone=gone)
+
+    @property
+    def chunked(self) -> bool:
+        """Whether the rest goes out in chunks, for want of a declared length."""
+        return self.more and self._length is None
+
+    def framing(self, method: str) -> bytes:
+        """The field that says how the body is framed; `first` becomes a chunk when that is how."""
+        if self.chunked:
+            self.first = chunk(self.first)
+            return b"transfer-encoding: chunked\r\n"
+        if self.more:
+            return b"content-length: %d\r\n" % (self._length or 0)
+        if not self.first and method in ("GET", "HEAD", "OPTIONS", "DELETE"):
+            return b""
+        return b"content-length: %d\r\n" % len(self.first)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _ignore() -> None:
+    """Nobody to tell yet."""
+
+
+class Watch:
+    """Sees a caller leave while its answer is made; starts to look only after a while."""
+
+    __slots__ = ("_handle", "_receive", "_task", "on_leave", "sent", "too_large")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._task: asyncio.Task[None] | None = None
+        self._handle: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._arm)
+        self.on_leave: Callable[[], None] = _ignore
+        self.sent = True  # the model has the whole request
+        self.too_large = False
+
+    def _arm(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._until_gone())
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            continue
+        self.on_leave()
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+
+class Pump(Watch):
+    """Streams the rest of a long body to the model, then watches."""
+
+    __slots__ = ("_body", "_max", "_size")
+
+    def __init__(self, receive: Receive, body: Body, most: int) -> None:
+        self._receive = receive
+        self._handle = None
+        self._task = None
+        self.on_leave = _ignore
+        self.sent = False
+        self.too_large = False
+        self._body = body
+        self._max = most
+        self._size = len(body.first)
+
+    def start(self, connection: Connection) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(connection))
+
+    async def _run(self, connection: Connection) -> None:
+        try:
+            if not await self._rest(connection):
+                self.on_leave()
+                return
+        except UpstreamError:
+            return  # the model stopped reading: what it answered, if anything, is its answer
+        self.sent = True
+        await self._until_gone()
+
+    async def _rest(self, connection: Connection) -> bool:
+        """False: the caller left, or sent more than we take."""
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                return False
+            data: bytes = message.get("body", b"")
+            more = message.get("more_body", False)
+            self._size += len(data)
+            if self._size > self._max:
+                self.too_large = True
+                return False
+            if data:
+                await connection.send(chunk(data) if self._body.chunked else data)
+        if self._body.chunked:
+            await connection.send(b"0\r\n\r\n")
+        return True

@@ -1,0 +1,317 @@
+"""A small HTTP/1.1 client connection over asyncio: one request at a time, answers as they come, pooled by its owner.
+
+Why not a library: the general clients cost 2 to 100 times the CPU of everything else on the way of a request.
+It knows nothing of revisions, retries or counting; it never follows redirects, never decompresses, never keeps a
+connection whose answer did not end cleanly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import httptools
+
+HIGH_WATER = 64 * 1024  # bytes of an unread answer before the model is slowed down
+
+
+class UpstreamError(Exception):
+    """No whole answer. The text says what happened, without any of the request's content."""
+
+
+class Unreachable(UpstreamError):
+    """No connection: nothing was sent."""
+
+
+class Broken(UpstreamError):
+    """The connection ended, or spoke something else than HTTP, before the answer was whole."""
+
+
+class TimedOut(UpstreamError):
+    """Nothing came for too long."""
+
+
+class Abandoned(UpstreamError):
+    """We ended it ourselves: the caller left."""
+
+
+class Connection(asyncio.Protocol):
+    """`start`, `await head()`, then `read()` until it returns b"" (or `take()` what is there).
+
+    After that `reusable` says whether another request may be started.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_drained",
+        "_error",
+        "_expires",
+        "_head_only",
+        "_idle_s",
+        "_informational",
+        "_loop",
+        "_parser",
+        "_paused",
+        "_size",
+        "_timer",
+        "_transport",
+        "_until_eof",
+        "_waiter",
+        "answered",
+        "busy",
+        "done",
+        "fields",
+        "headed",
+        "idle_since",
+        "keep",
+        "open",
+        "reason",
+        "status",
+        "used",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport
+        self._waiter: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._expires = 0.0
+        self.open = False
+        self.busy = False
+        self.used = 0  # requests started on it
+        self.idle_since = 0.0  # on its owner's clock
+        self._reset(head_only=False)
+
+    def _reset(self, *, head_only: bool) -> None:
+        self.status = 0
+        self.reason = b""
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.answered = False  # any byte of the answer came
+        self.headed = False  # status and fields are complete
+        self.done = False
+        self.keep = False
+        self._head_only = head_only
+        self._informational = False
+        self._until_eof = False
+        self._buffer: list[bytes] = []
+        self._size = 0
+        self._paused = False
+        self._idle_s = 0.0
+        self._error: UpstreamError | None = None
+
+    @property
+    def reusable(self) -> bool:
+        """The last answer ended cleanly and the peer keeps the connection."""
+        return self.open and self.keep and self.done and self._error is None
+
+    # What the owner calls.
+
+    def start(self, head: bytes, body: bytes, *, timeout_s: float, head_only: bool = False) -> None:
+        """Sends a request; `timeout_s` limits the wait for the answer's head, then each wait for more of it."""
+        self._reset(head_only=head_only)
+        self.busy = True
+        self.used += 1
+        self._idle_s = timeout_s
+        self._expire_in(timeout_s)
+        if not self.open:
+            self._error = Broken("closed while idle")
+        else:
+            self._transport.write(head + body if body else head)
+
+    async def send(self, chunk: bytes) -> None:
+        """More of the request's body; waits while the model does not read."""
+        if not self.open:
+            raise self._error or Broken("closed while the request was sent")
+        self._transport.write(chunk)
+        if self._drained is not None:
+            await self._drained
+
+    async def head(self) -> None:
+        """Waits until `status`, `reason` and `fields` are there. Raises UpstreamError."""
+        while not self.headed:
+            await self._more()
+
+    def take(self) -> bytes:
+        """What came of the body since the last call."""
+        buffer = self._buffer
+        if not buffer:
+            return b""
+        chunk = buffer[0] if len(buffer) == 1 else b"".join(buffer)
+        self._buffer = []
+        self._size = 0
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        return chunk
+
+    async def read(self) -> bytes:
+        """The next piece of the body, as soon as there is one; b"" at the end. Raises UpstreamError."""
+        while not self._buffer:
+            if self.done:
+                return b""
+            await self._more()
+        return self.take()
+
+    def finish(self, now: float) -> None:
+        """The owner is done with this answer; whatever comes now makes the connection useless."""
+        self.busy = False
+        self.idle_since = now
+        self.fields = []
+
+    def abort(self, error: UpstreamError | None = None) -> None:
+        """Ends the connection at once, so that the model sees its caller leave."""
+        if not self.done and self._error is None:
+            self._error = error or Abandoned("ended by us")
+        self.busy = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.open:
+            self.open = False
+            self._transport.abort()
+        self._wake()
+
+    # Waiting.
+
+    async def _more(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._waiter = self._loop.create_future()
+        self._expires = max(self._expires, self._loop.time() + self._idle_s) if self.headed else self._expires
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        if self._error is not None and not self._buffer:
+            raise self._error
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, error: UpstreamError) -> None:
+        if self._error is None and not self.done:
+            self._error = error
+        self.keep = False
+        self._wake()
+
+    def _expire_in(self, seconds: float) -> None:
+        """One timer per connection, moved on only when it fires: a request costs no timer of its own."""
+        self._expires = self._loop.time() + seconds
+        if self._timer is not None and self._timer.when() > self._expires:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._expires, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self.busy or self.done:
+            return
+        left = self._expires - self._loop.time()
+        if left <= 0 and self._waiter is not None:
+            self._fail(TimedOut(f"nothing for {self._idle_s:g} s"))
+        else:  # moved on, or it is the caller who is slow now
+            self._timer = self._loop.call_later(max(left, 0.05), self._on_timer)
+
+    # asyncio.Protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.open = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open = False
+        if self.headed and self._until_eof and exc is None and self._error is None:
+            self.done = True
+        elif self.busy and not self.done:
+            self._fail(Broken("the connection was reset" if exc else "the connection was closed"))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.resume_writing()
+        self._wake()
+
+    def pause_writing(self) -> None:
+        if self._drained is None:
+            self._drained = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._drained is not None:
+            self._drained.set_result(None)
+            self._drained = None
+
+    def data_received(self, data: bytes) -> None:
+        if not self.busy or self.done:
+            self.keep = False  # nobody asked: never trust what follows
+            self.abort()
+            return
+        self.answered = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(Broken("the model switched protocols unasked"))
+        except httptools.HttpParserError:
+            self._fail(Broken("the model did not answer in HTTP"))
+        if self._size > HIGH_WATER and not self._paused and not self.done:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    # httptools callbacks.
+
+    def on_message_begin(self) -> None:
+        if self.done:
+            self.keep = False
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            self._informational = True
+            return
+        if self.headed:
+            return
+        self.status = status
+        self.headed = True
+        # Asked here and not at the end of the message, where the parser always says no.
+        self.keep = self._parser.should_keep_alive()
+        self._until_eof = status not in (204, 304) and not any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in self.fields
+        )
+        if self._head_only:  # no body follows, which the parser cannot know
+            self.done = True
+            self.keep = False
+
+    def on_body(self, chunk: bytes) -> None:
+        if not self.done:
+            self._buffer.append(chunk)
+            self._size += len(chunk)
+
+    def on_message_complete(self) -> None:
+        if self._informational:
+            self._informational = False
+            self.reason = b""
+            self.fields = []
+        else:
+            self.done = True
+
+
+async def connect(host: str, port: int, timeout_s: float) -> Connection:
+    """A new connection. Raises Unreachable."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, connection = await loop.create_connection(lambda: Connection(loop), host, port)
+    except TimeoutError as error:
+        raise Unreachable(f"no connection within {timeout_s:g} s") from error
+    except OSError as error:
+        raise Unreachable(f"no connection: {error.strerror or 'refused'}") from error
+    return connection

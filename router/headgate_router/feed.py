@@ -1,0 +1,249 @@
+"""The one conversation with the controller: table in, acknowledgement, counts and pairs out; and the table on disk.
+
+Each worker dials: `POST /exchange`, answered at once when there is a newer table, else within a second. The last good
+table is on disk, so that a worker serves without a controller. Refuses a table that does not add up, says why in the
+next exchange, and serves on. While the controller is away counts go on in the open batch; nothing grows without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+from headgate import codec
+from headgate.control import EXCHANGE_HOLD_S, Ack, ExchangeReply, ExchangeRequest
+from headgate.evidence import Batch
+from headgate.findings import TransientError
+from headgate.table import RouteTable, problems
+from headgate_kit.files import write_atomic
+from headgate_kit.layout import DataFolder
+from headgate_router.count import Book
+from headgate_router.dataplanes.builtin.client import UpstreamError
+from headgate_router.routes import Routes
+from headgate_router.upstream import CONNECT_TIMEOUT_S, Ask, Message, NoReplica, Replica, Replicas
+
+log = logging.getLogger("headgate.router")
+
+ANSWER_S = EXCHANGE_HOLD_S + 4.0  # a controller that is silent for longer is gone
+RETRY_S = 0.1  # plus as much again at random, so that workers do not dial in step
+MAX_REPLY = 256 * 1024 * 1024  # bytes
+MAX_REASONS = 20  # of a refused table that are reported
+
+
+class Away(Exception):
+    """The controller cannot be reached, or does not answer as one."""
+
+
+class Feed:
+    """One worker's conversation. Not thread-safe: one event loop."""
+
+    def __init__(
+        self,
+        data: DataFolder,
+        worker: str,
+        routes: Routes,
+        book: Book,
+        random: Random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._data = data
+        self._worker = worker
+        self._routes = routes
+        self._book = book
+        self._random = random
+        self._clock = clock
+        self._boot = secrets.token_hex(8)
+        self._sequence = 0
+        self._pending: tuple[Batch, ...] = ()
+        self._refused: tuple[str, ...] = ()
+        self._controller: Replica | None = None
+        self._prefix = ""  # of the control API's paths
+        self._token = b""
+        self._saving: asyncio.Task[None] | None = None
+        self._unsaved: RouteTable | None = None
+        self.reached_at: float | None = None  # on `clock`; None: never
+        self.tables_refused = 0
+        self.saves_failed = 0
+
+    @property
+    def boot(self) -> str:
+        return self._boot
+
+    @property
+    def file(self) -> Path:
+        """Where the last good table is kept."""
+        return self._data.tables / f"{self._worker}.json"
+
+    # The table.
+
+    def load(self) -> bool:
+        """Serves by the table on disk. False: there is none that can be served; the reason is logged."""
+        try:
+            table = codec.decode(RouteTable, self.file.read_bytes())
+        except FileNotFoundError:
+            return False
+        except (OSError, codec.CodecError) as error:
+            log.warning("the table on disk cannot be read: %s", error)
+            return False
+        found = problems(table)
+        if found:
+            log.warning("the table on disk is refused: %s", "; ".join(found[:MAX_REASONS]))
+            return False
+        self._routes.swap(table)
+        return True
+
+    def take(self, table: RouteTable) -> bool:
+        """Serves by a new table from the next request on, or refuses it, and says so in the next exchange."""
+        found = problems(table, self._routes.table)
+        if found:
+            self.tables_refused += 1
+            if found[:MAX_REASONS] != self._refused:
+                log.warning("table %d is refused: %s", table.generation, "; ".join(found[:MAX_REASONS]))
+            self._refused = found[:MAX_REASONS]
+            return False
+        self._refused = ()
+        self._routes.swap(table)
+        self._book.forget(table)
+        self._save(table)
+        return True
+
+    def _save(self, table: RouteTable) -> None:
+        """Writes beside the event loop; of tables that come faster than the disk, the last one."""
+        self._unsaved = table
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.get_running_loop().create_task(self._write_all())
+
+    async def _write_all(self) -> None:
+        while self._unsaved is not None:
+            table, self._unsaved = self._unsaved, None
+            try:
+                await asyncio.to_thread(self._write, table)
+            except (OSError, TransientError) as error:  # serving goes on; the worker only boots with an older table
+                self.saves_failed += 1
+                log.error("table %d was not saved: %s", table.generation, error)
+
+    def _write(self, table: RouteTable) -> None:
+        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(self.file, codec.canonical(table))
+
+    # The conversation.
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            began = self._clock()
+            try:
+                news = await self.exchange()
+            except Away as error:
+                log.debug("controller away: %s", error)
+                await asyncio.sleep(RETRY_S * (1 + self._random.random()))
+                continue
+            if not news and (self._refused or self._clock() - began < RETRY_S):
+                await asyncio.sleep(RETRY_S)  # a controller that does not hold, or offers the same bad table again
+
+    async def exchange(self) -> bool:
+        """One round. True: serves by a new table. Raises Away."""
+        controller, token = await self._dial()
+        # Only now is anything sealed: with nobody there, counts go on in the open batch, and nothing is encoded.
+        reply = await self._post(controller, token, codec.canonical(self._message()))
+        self.reached_at = self._clock()
+        if reply.received >= self._sequence:
+            self._pending = ()
+        return reply.table is not None and self.take(reply.table)
+
+    def _message(self) -> ExchangeRequest:
+        if not self._pending:
+            self._pending = self._book.seal(self._clock())
+            self._sequence += bool(self._pending)
+        table = self._routes.table
+        return ExchangeRequest(
+            worker=self._worker,
+            boot=self._boot,
+            sequence=self._sequence,
+            acked=Ack(table.generation, table.hash) if table is not None else None,
+            batches=self._pending,
+            refused=self._refused,
+            in_flight=self._book.in_flight,
+        )
+
+    async def flush(self, seconds: float) -> bool:
+        """Delivers what is left before the worker ends. False: it was not all taken in time."""
+        with suppress(TimeoutError, Away):
+            async with asyncio.timeout(seconds):
+                await self.exchange()  # what was pending
+                if self._pending or not self._book.empty:
+                    await self.exchange()
+        if self._saving is not None:
+            await self._saving
+        return not self._pending and self._book.empty
+
+    async def _post(self, controller: Replica, token: bytes, body: bytes) -> ExchangeReply:
+        fields = (
+            b"authorization: Bearer %b\r\ncontent-type: application/json\r\naccept: application/json\r\n"
+            b"content-length: %d\r\n" % (token, len(body))
+        )
+        start = f"POST {self._prefix}/exchange HTTP/1.1\r\n".encode()
+        ask = Ask(Replicas([controller], self._random), Message(start, fields, body), may_repeat=True)
+        try:
+            status, answer = await _whole(ask)
+        except UpstreamError as error:
+            self._hang_up()
+            raise Away(str(error)) from error
+        if status != 200:
+            self._hang_up()
+            raise Away(f"the controller answered {status}")
+        try:
+            return codec.decode(ExchangeReply, answer)
+        except codec.CodecError as error:
+            raise Away(f"the controller's answer cannot be read: {error}") from error
+
+    async def _dial(self) -> tuple[Replica, bytes]:
+        """The controller, with a connection to it. Raises Away."""
+        controller, token = self._announced()
+        try:
+            await controller.warm(CONNECT_TIMEOUT_S)
+        except UpstreamError as error:
+            self._hang_up()
+            raise Away(str(error)) from error
+        return controller, token
+
+    def _announced(self) -> tuple[Replica, bytes]:
+        """Where the controller is now: read again after each failure, for it may come back elsewhere."""
+        try:
+            if self._controller is None:
+                url = str(json.loads(self._data.control.read_bytes())["url"]).rstrip("/")
+                self._controller = Replica(url)
+                self._prefix = url.partition("://")[2].partition("/")[2]
+                self._prefix = f"/{self._prefix}" if self._prefix else ""
+                self._token = self._data.token.read_bytes().strip()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._controller = None
+            raise Away(f"no controller is announced: {type(error).__name__}") from error
+        return self._controller, self._token
+
+    def _hang_up(self) -> None:
+        if self._controller is not None:
+            self._controller.retire()
+        self._controller = None
+
+
+async def _whole(ask: Ask) -> tuple[int, bytes]:
+    answering = await ask.answer(ANSWER_S)
+    try:
+        parts: list[bytes] = []
+        size = 0
+        while chunk := await answering.connection.read():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > MAX_REPLY:
+                raise NoReplica("the controller's answer is too long")
+        return answering.connection.status, b"".join(parts)
+    finally:
+        answering.close()

@@ -1,0 +1,127 @@
+"""What of a message's head goes on, what stays here, and what we add: both directions.
+
+Framing is never copied: a message is parsed, then framed anew (RFC 9112, 6.3 and 11.2). Fields that belong to one
+connection, and those a peer names in `Connection`, end here (RFC 9110, 7.6.1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+Field = tuple[bytes, bytes]
+
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding "
+    b"upgrade".split()
+)
+# Read by us, or said by us to the model: never passed on as the caller wrote them.
+_OURS_OF_REQUEST = HOP_BY_HOP | frozenset(
+    b"host authorization content-length expect x-ms-request-id headgate-mirror headgate-revision "
+    b"headgate-generation".split()
+)
+_READ_AND_PASSED = frozenset(b"azureml-model-deployment x-ms-client-request-id".split())
+_NOTED = _OURS_OF_REQUEST | _READ_AND_PASSED
+# Said by us to the caller, or by our server (date).
+_OURS_OF_ANSWER = HOP_BY_HOP | frozenset(
+    b"date x-ms-request-id x-ms-client-request-id azureml-model-deployment headgate-revision headgate-generation "
+    b"ms-azureml-model-time ms-azureml-model-error-statuscode ms-azureml-model-error-reason".split()
+)
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
+_CLIENT_ID = re.compile(rb"[\x21-\x7e]{1,256}\Z")
+MAX_REASON = 200  # bytes of the model's reason phrase that go into a header
+
+
+class Asked:
+    """What the router itself reads of a request's head, and the fields that go on to the model."""
+
+    __slots__ = ("authorization", "client_id", "length", "overrides", "passed", "request_id")
+
+    def __init__(self) -> None:
+        self.authorization: list[bytes] = []
+        self.overrides: list[bytes] = []
+        self.request_id = b""  # empty: none, or not a valid one
+        self.client_id = b""
+        self.length: int | None = None  # as declared; None: chunked or no body
+        self.passed: list[Field] = []
+
+
+def read(fields: Iterable[Field]) -> Asked:
+    """One pass over the lower-cased fields of a request."""
+    asked = Asked()
+    passed = asked.passed
+    named: list[bytes] = []
+    for field in fields:
+        name = field[0]
+        if name not in _NOTED:
+            passed.append(field)
+            continue
+        _note(asked, field, named)
+    dropped = _names_in(named)
+    if dropped:
+        asked.passed = [field for field in passed if field[0] not in dropped]
+    return asked
+
+
+def _note(asked: Asked, field: Field, named: list[bytes]) -> None:
+    name, value = field
+    if name in _READ_AND_PASSED:
+        asked.passed.append(field)
+    if name == b"authorization":
+        asked.authorization.append(value)
+    elif name == b"azureml-model-deployment":
+        asked.overrides.append(value)
+    elif name == b"content-length":
+        asked.length = int(value) if value.isdigit() and len(value) < 20 else None
+    elif name == b"x-ms-request-id":
+        asked.request_id = value if _REQUEST_ID.match(value) else b""
+    elif name == b"x-ms-client-request-id":
+        asked.client_id = value if _CLIENT_ID.match(value) else b""
+    elif name == b"connection":
+        named.append(value)
+
+
+def of_answer(fields: Iterable[Field]) -> list[Field]:
+    """The model's fields that go on to the caller; its Content-Length stays, for the length is what we pass."""
+    kept: list[Field] = []
+    named: list[bytes] = []
+    for field in fields:
+        if field[0] not in _OURS_OF_ANSWER:
+            kept.append(field)
+        elif field[0] == b"connection":
+            named.append(field[1])
+    dropped = _names_in(named)
+    return [field for field in kept if field[0] not in dropped] if dropped else kept
+
+
+def _names_in(values: list[bytes]) -> set[bytes]:
+    """Field names listed in `Connection` values, less those that are dropped anyway."""
+    if not values or (len(values) == 1 and values[0].lower() in (b"keep-alive", b"close")):
+        return set()
+    names = {name.strip().lower() for value in values for name in value.split(b",")}
+    return names - HOP_BY_HOP - {b"close", b"content-length", b""}
+
+
+def find(fields: Iterable[Field], wanted: bytes) -> bytes:
+    """The first value of a field; empty when it is not there."""
+    for name, value in fields:
+        if name == wanted:
+            return value
+    return b""
+
+
+def cookie(fields: Iterable[Field], wanted: bytes) -> bytes:
+    """A cookie's value; empty when it is not there."""
+    for name, value in fields:
+        if name == b"cookie":
+            for part in value.split(b";"):
+                key, _, content = part.strip().partition(b"=")
+                if key == wanted:
+                    return content
+    return b""
+
+
+def one_line(reason: bytes) -> bytes:
+    """A model's reason phrase as a header value: printable ASCII, bounded."""
+    return bytes(c if 0x20 <= c < 0x7F else 0x3F for c in reason[:MAX_REASON])

@@ -1,0 +1,191 @@
+"""One router worker: puts the parts together, serves on one listening socket, ends without losing an answer.
+
+`python -m headgate_router --data DIR --worker router-0 (--fd N | --host H --port P)`. SIGTERM and SIGINT drain: no
+new connections, running answers end, the last counts are delivered. Exit 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from headgate.findings import Finding, FindingsError, Place
+from headgate_kit import listen
+from headgate_kit.layout import DataFolder
+from headgate_router import app
+from headgate_router.count import Book
+from headgate_router.dataplanes.builtin.asgi import MAX_BODY, DataPath
+from headgate_router.dataplanes.builtin.guard import Guarded, sweep
+from headgate_router.feed import Feed
+from headgate_router.metrics import RouterCollector
+from headgate_router.mirror import Mirrors
+from headgate_router.routes import Routes
+
+log = logging.getLogger("headgate.router")
+
+DRAIN_S = 30  # for running answers to end
+COPIES_S = 1.0  # for running copies to end
+FLUSH_S = 3.0  # for the last counts to be taken
+KEEP_ALIVE_S = 75  # longer than load balancers keep theirs, so that the caller's side is the one that closes
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    data: DataFolder
+    worker: str
+    domain: str = "localhost"  # NAME.localhost is endpoint NAME; empty: by path only
+    max_body: int = MAX_BODY  # bytes
+    offer: Path | None = None  # where the listening socket is handed to a new supervisor; None: it is not
+
+
+class Worker:
+    """The parts of one worker, wired."""
+
+    def __init__(self, settings: Settings) -> None:
+        draws = random.Random()  # seeded by the system: workers must not draw alike
+        self.settings = settings
+        self.routes = Routes(draws)
+        self.book = Book(time.monotonic())
+        self.mirrors = Mirrors(self.book)
+        self.feed = Feed(settings.data, settings.worker, self.routes, self.book, draws)
+        collector = RouterCollector(settings.worker, self.routes, self.book, self.mirrors, self.feed, time.monotonic)
+        path = DataPath(self.routes, self.book, self.mirrors, draws, settings.max_body)
+        self.app = app.Front(path, app.build(self.routes, collector), settings.domain)
+
+        self._server = _Server(self._config())
+
+    def end(self) -> None:
+        """Begins to drain."""
+        self._server.should_exit = True
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Serves until SIGTERM or SIGINT, then drains."""
+        self.feed.load()
+        server = self._server
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.end)
+        tasks = [
+            loop.create_task(self.feed.run()),
+            loop.create_task(sweep(lambda: server.server_state.connections)),
+        ]
+        gc.collect()
+        gc.freeze()  # what lives for ever is not looked at again: shorter pauses
+        offered = self._offer(sock)
+        try:
+            await server.serve(sockets=[sock])
+        finally:
+            if offered is not None:
+                offered.close()
+            await self._end(tasks)
+
+    def _offer(self, sock: socket.socket) -> listen.Offer | None:
+        """Serving comes first: without an offer only the hand-over to a new supervisor is lost."""
+        if self.settings.offer is None:
+            return None
+        try:
+            return listen.offer(sock, self.settings.offer)
+        except OSError as error:
+            log.error("the listening socket is not offered at %s: %s", self.settings.offer, error)
+            return None
+
+    def _config(self) -> uvicorn.Config:
+        return uvicorn.Config(
+            self.app,
+            http=Guarded,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=DRAIN_S,
+            backlog=listen.BACKLOG,
+        )
+
+    async def _end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        await self.mirrors.drain(COPIES_S)
+        if not await self.feed.flush(FLUSH_S):
+            log.warning("the last counts of %s were not delivered", self.settings.worker)
+        self.routes.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling, which ends the process before the last counts are delivered."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m headgate_router", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the data folder")
+    parser.add_argument("--worker", default="router-0", help="this worker's stable name")
+    parser.add_argument("--fd", type=int, help="an inherited listening socket")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080, help="0: any free one, printed on the first line")
+    parser.add_argument("--domain", default="localhost", help="NAME.DOMAIN is endpoint NAME; empty: by path only")
+    parser.add_argument("--max-body", type=int, default=MAX_BODY, help="bytes of a request body")
+    parser.add_argument("--offer", type=Path, help="Unix socket that hands out the listening socket")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what it says of single requests is the callers' doing
+    data = DataFolder(arguments.data)
+    try:
+        data.prepare()
+        sock = _listening(arguments)
+    except FindingsError as error:
+        sys.exit(str(error))
+    offer = arguments.offer or data.services / arguments.worker / "listen.sock"
+    worker = Worker(Settings(data, arguments.worker, arguments.domain, arguments.max_body, offer))
+    host, port = sock.getsockname()[:2]
+    print(f"listening on http://{host}:{port}", flush=True)
+    with asyncio.Runner(loop_factory=_loop) as runner:
+        runner.run(worker.serve(sock))
+
+
+def _listening(arguments: argparse.Namespace) -> socket.socket:
+    """Raises FindingsError: there is no such address to listen on."""
+    asked = f"descriptor {arguments.fd}" if arguments.fd is not None else f"{arguments.host}:{arguments.port}"
+    try:
+        return listen.adopt(arguments.fd) if arguments.fd is not None else listen.bind(arguments.host, arguments.port)
+    except OSError as error:
+        finding = Finding(
+            code="listen",
+            message=f"cannot listen on {asked}: {error.strerror or error}",
+            why="callers would have nowhere to go",
+            fix="stop what uses it, or give another --host and --port",
+            place=Place(f"router {arguments.worker}"),
+        )
+        raise FindingsError(finding) from error
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()

@@ -1,0 +1,143 @@
+"""`/metrics`: this worker's plain slots as Prometheus families, built when somebody asks.
+
+Each worker shows its own, with its name as a label: summing is the scraper's work, never the hot path's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from headgate.evidence import bucket_ms
+from headgate_router.count import Book, Slots
+from headgate_router.feed import Feed
+from headgate_router.mirror import Mirrors
+from headgate_router.routes import Routes
+
+# Upper bounds in seconds. The slots are 5 % wide; these are what dashboards are used to.
+BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+PREFIX = "headgate_router"
+REVISION = ("worker", "endpoint", "deployment", "revision")
+
+
+class RouterCollector(Collector):
+    """Reads the slots of the event loop it runs on."""
+
+    def __init__(
+        self, worker: str, routes: Routes, book: Book, mirrors: Mirrors, feed: Feed | None, clock: Callable[[], float]
+    ) -> None:
+        self._worker = worker
+        self._routes = routes
+        self._book = book
+        self._mirrors = mirrors
+        self._feed = feed
+        self._clock = clock
+
+    def collect(self) -> Iterable[Metric]:
+        totals = self._book.totals()
+        names = self._deployments()
+        yield self._requests(totals.live, totals.refused, names)
+        yield self._histogram("request_duration_seconds", "Until the whole answer came", totals.live, names)
+        yield self._histogram("first_byte_seconds", "Until the answer's head came", totals.live, names, first=True)
+        yield self._by_outcome("outcomes", "Live requests by outcome", totals.live, names)
+        yield self._by_outcome("mirrored", "Copies sent to be compared, by outcome", totals.mirrored, names)
+        yield self._histogram("mirrored_duration_seconds", "Copies, until the whole answer", totals.mirrored, names)
+        dropped = CounterMetricFamily(
+            f"{PREFIX}_mirror_dropped", "Copies not sent or not paired", labels=["worker", "endpoint", "reason"]
+        )
+        for (endpoint, why), n in totals.dropped.items():
+            dropped.add_metric([self._worker, endpoint, why], n)
+        yield dropped
+        yield from self._of_worker()
+
+    def _deployments(self) -> Mapping[tuple[str, str], str]:
+        table = self._routes.table
+        routes = table.endpoints.items() if table is not None else ()
+        return {(name, r.revision): r.deployment for name, route in routes for r in route.revisions}
+
+    def _requests(
+        self,
+        live: Mapping[tuple[str, str], Slots],
+        refused: Mapping[tuple[str, int], int],
+        names: Mapping[tuple[str, str], str],
+    ) -> Metric:
+        family = CounterMetricFamily(
+            f"{PREFIX}_requests", "Requests by the status the caller got", labels=[*REVISION, "code"]
+        )
+        for (endpoint, revision), slots in live.items():
+            labels = [self._worker, endpoint, names.get((endpoint, revision), ""), revision]
+            for status, n in slots.statuses.items():
+                family.add_metric([*labels, str(status)], n)
+        for (endpoint, status), n in refused.items():
+            family.add_metric([self._worker, endpoint, "", "", str(status)], n)
+        for status, n in self._book.unrouted.items():
+            family.add_metric([self._worker, "", "", "", str(status)], n)
+        return family
+
+    def _by_outcome(
+        self, name: str, text: str, slots: Mapping[tuple[str, str], Slots], names: Mapping[tuple[str, str], str]
+    ) -> Metric:
+        family = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=[*REVISION, "outcome"])
+        for key, one in slots.items():
+            for outcome, n in one.outcomes.items():
+                family.add_metric([self._worker, key[0], names.get(key, ""), key[1], outcome], n)
+        return family
+
+    def _histogram(
+        self,
+        name: str,
+        text: str,
+        slots: Mapping[tuple[str, str], Slots],
+        names: Mapping[tuple[str, str], str],
+        *,
+        first: bool = False,
+    ) -> Metric:
+        family = HistogramMetricFamily(f"{PREFIX}_{name}", text, labels=list(REVISION))
+        for key, one in slots.items():
+            buckets, total = _cumulative(one.first_byte if first else one.latency)
+            family.add_metric([self._worker, key[0], names.get(key, ""), key[1]], buckets, total)
+        return family
+
+    def _of_worker(self) -> Iterable[Metric]:
+        table = self._routes.table
+        yield self._gauge("in_flight", "Requests being served", self._book.in_flight)
+        yield self._gauge("mirror_running", "Copies being sent", self._mirrors.running)
+        yield self._gauge("table_generation", "Of the table served by; 0: none", table.generation if table else 0)
+        info = InfoMetricFamily(f"{PREFIX}_table", "The table served by", labels=["worker"])
+        info.add_metric([self._worker], {"hash": table.hash if table else "", "commit": table.commit if table else ""})
+        yield info
+        if self._feed is not None:
+            yield self._counter("tables_refused", "Tables that did not add up", self._feed.tables_refused)
+            yield self._counter("table_saves_failed", "Tables not written to disk", self._feed.saves_failed)
+            reached = self._feed.reached_at
+            age = self._clock() - reached if reached is not None else float("inf")
+            yield self._gauge("controller_age_seconds", "Since the controller last answered", age)
+
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        family = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=["worker"])
+        family.add_metric([self._worker], value)
+        return family
+
+    def _counter(self, name: str, text: str, value: float) -> Metric:
+        family = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=["worker"])
+        family.add_metric([self._worker], value)
+        return family
+
+
+def _cumulative(slots: Mapping[int, int]) -> tuple[list[tuple[str, float]], float]:
+    """Prometheus buckets, and the sum in seconds (each slot at its upper bound: 5 % high at most)."""
+    counts = [0] * (len(BOUNDS_S) + 1)
+    total = 0.0
+    for index, n in slots.items():
+        seconds = bucket_ms(index) / 1000
+        total += seconds * n
+        counts[sum(seconds > bound for bound in BOUNDS_S)] += n
+    buckets: list[tuple[str, float]] = []
+    running = 0
+    for bound, n in zip([*map(str, BOUNDS_S), "+Inf"], counts, strict=True):
+        running += n
+        buckets.append((bound, running))
+    return buckets, total

@@ -1,0 +1,51 @@
+"""Every answer that is the router's own: status, code, words. One row each; `docs/router.md` shows the same table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    status: int
+    code: str  # stable, for programs
+    message: str  # for people
+    fields: tuple[tuple[bytes, bytes], ...] = ()
+
+    def body(self, detail: str = "") -> bytes:
+        message = f"{self.message}: {detail}" if detail else self.message
+        return json.dumps({"error": {"code": self.code, "message": message}}).encode()
+
+
+SOON = ((b"retry-after", b"1"),)
+
+BAD_REQUEST = Refusal(400, "bad-request", "the request cannot be passed on")
+UNAUTHORIZED = Refusal(
+    401,
+    "unauthorized",
+    "one header `Authorization: Bearer KEY` with a valid key is needed",
+    ((b"www-authenticate", b"Bearer"),),
+)
+NO_ENDPOINT = Refusal(404, "no-endpoint", "there is no endpoint of that name")
+NO_DEPLOYMENT = Refusal(404, "no-deployment", "nothing to answer this request")
+TIMED_OUT = Refusal(408, "timeout", "the model did not answer within request_timeout_ms")
+TOO_LARGE = Refusal(413, "too-large", "the request body is longer than this router takes")
+MODEL_ERROR = Refusal(424, "model-error", "the model answered with an error")
+BUSY = Refusal(429, "busy", "too many requests of this deployment are running and waiting", SOON)
+BROKEN = Refusal(502, "broken", "the model ended the connection before it answered; it may have run the request")
+NOT_READY = Refusal(503, "not-ready", "no replica of the chosen revision took the request", SOON)
+
+EVERY = (
+    BAD_REQUEST,
+    UNAUTHORIZED,
+    NO_ENDPOINT,
+    NO_DEPLOYMENT,
+    TIMED_OUT,
+    TOO_LARGE,
+    MODEL_ERROR,
+    BUSY,
+    BROKEN,
+    NOT_READY,
+)
+CLIENT_GONE = 499  # never sent: the status a request is counted under whose caller left

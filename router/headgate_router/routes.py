@@ -1,0 +1,139 @@
+"""The table this worker serves by, and what lives as long as an address or a revision is in it.
+
+A swap replaces one reference. Routes are made ready when first asked for: a table of thousands of endpoints costs a
+worker only those it serves. Pools, limits and ejections outlive a swap; the running period of an unchanged route too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from headgate.evidence import PairKind
+from headgate.table import EndpointRoute, RouteRevision, RouteTable
+from headgate.traffic import WHOLE
+from headgate_router.choose import Chooser
+from headgate_router.limits import InFlight
+from headgate_router.redact import Path, path
+from headgate_router.upstream import Replica, Replicas
+
+EVERYTHING: Path = ()
+
+
+@dataclass(slots=True)
+class LiveRevision:
+    route: RouteRevision
+    replicas: Replicas
+    copies: Replicas  # the same addresses with connections of their own: copies never take a caller's place
+    in_flight: InFlight
+    fields: list[tuple[bytes, bytes]]  # said on every answer
+    model_path: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LiveMirror:
+    target: LiveRevision
+    chance: float
+    kind: PairKind
+
+
+class LiveRoute:
+    """One endpoint, ready to be asked."""
+
+    __slots__ = ("chooser", "digests", "mirrors", "redact", "revisions", "route", "sticky_by", "sticky_name")
+
+    def __init__(self, route: EndpointRoute, revisions: dict[str, LiveRevision], random: Random) -> None:
+        self.route = route
+        self.revisions = revisions
+        self.chooser = Chooser(route, random)
+        self.digests = [digest.lower().encode() for digest in route.keys]
+        self.mirrors = [
+            LiveMirror(revisions[mirror.revision], mirror.per_mille / WHOLE, mirror.kind)
+            for mirror in route.mirrors
+            if mirror.per_mille
+        ]
+        self.redact = [_path_or_all(text) for text in route.redact]
+        by, _, name = route.sticky.partition(":")
+        self.sticky_by = by if name else "none"
+        self.sticky_name = name.encode() if by == "cookie" else name.lower().encode()
+
+
+def _path_or_all(text: str) -> Path:
+    """A rule we cannot read blanks the whole body: it was meant to hide something."""
+    try:
+        return path(text)
+    except ValueError:
+        return EVERYTHING
+
+
+class Routes:
+    """Not thread-safe: one event loop."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._live: dict[str, LiveRoute] = {}
+        self._replicas: dict[str, Replica] = {}
+        self._copies: dict[str, Replica] = {}
+        self._limits: dict[tuple[str, str], InFlight] = {}
+        self.table: RouteTable | None = None
+
+    def swap(self, table: RouteTable) -> None:
+        """Serves by this table from the next request read on. The caller has checked it."""
+        wanted = table.endpoints
+        self._live = {name: live for name, live in self._live.items() if wanted.get(name) == live.route}
+        self.table = table
+        self._let_go(table)
+
+    def find(self, name: str) -> LiveRoute | None:
+        """None: no such endpoint in the table."""
+        live = self._live.get(name)
+        if live is not None:
+            return live
+        route = self.table.endpoints.get(name) if self.table is not None else None
+        if route is None:
+            return None
+        revisions = {revision.revision: self._revision(route, revision) for revision in route.revisions}
+        live = self._live[name] = LiveRoute(route, revisions, self._random)
+        return live
+
+    def _revision(self, route: EndpointRoute, revision: RouteRevision) -> LiveRevision:
+        limit = max(1, revision.max_concurrent_per_instance * max(1, revision.instances))
+        in_flight = self._limits.setdefault((route.name, revision.revision), InFlight(limit))
+        in_flight.limit = limit
+        return LiveRevision(
+            route=revision,
+            replicas=Replicas([_kept(self._replicas, address) for address in revision.upstreams], self._random),
+            copies=Replicas([_kept(self._copies, address) for address in revision.upstreams], self._random),
+            in_flight=in_flight,
+            fields=[
+                (b"azureml-model-deployment", revision.deployment.encode()),
+                (b"headgate-revision", revision.revision.encode()),
+                (b"headgate-generation", str(route.generation).encode()),
+            ],
+            model_path=revision.scoring_path.encode("ascii", "replace"),
+        )
+
+    def _let_go(self, table: RouteTable) -> None:
+        """Retires what the table holds no more; a running answer ends undisturbed."""
+        every = [(name, revision) for name, route in table.endpoints.items() for revision in route.revisions]
+        addresses = {address for _, revision in every for address in revision.upstreams}
+        for pool in (self._replicas, self._copies):
+            for address in pool.keys() - addresses:
+                pool.pop(address).retire()
+        revisions = {(name, revision.revision) for name, revision in every}
+        for key in self._limits.keys() - revisions:
+            del self._limits[key]
+
+    def close(self) -> None:
+        """Ends every pooled connection."""
+        for pool in (self._replicas, self._copies):
+            for replica in pool.values():
+                replica.retire()
+            pool.clear()
+
+
+def _kept(pool: dict[str, Replica], address: str) -> Replica:
+    replica = pool.get(address)
+    if replica is None:
+        replica = pool[address] = Replica(address)
+    return replica

@@ -1,0 +1,230 @@
+"""Replicas: which one is asked, which one rests after it refused, and when a request may be asked again.
+
+Least in-flight of two random replicas. Ejection is a short rest, never a verdict: when every replica rests, they are
+asked all the same. It never moves the split: that is `choose`, which does not look here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from urllib.parse import urlsplit
+
+from headgate_router.dataplanes.builtin.client import (
+    Broken,
+    Connection,
+    TimedOut,
+    Unreachable,
+    UpstreamError,
+    connect,
+)
+
+CONNECT_TIMEOUT_S = 2.0
+REST_S = 0.5  # a replica that refused is left alone for so long, twice as long each further time
+MAX_REST_S = 8.0
+MAX_IDLE = 64  # pooled connections per replica
+SURE_IDLE_S = 1.0  # what cannot be repeated goes out on a connection idle no longer: models close idle ones
+ATTEMPTS = 3  # per request; of these at most one after an attempt that may have been processed
+
+
+class NoReplica(UpstreamError):
+    """The revision has no replica at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A request as the model gets it, less the Host field, which is the replica's."""
+
+    start_line: bytes  # `POST /score HTTP/1.1\r\n`
+    fields: bytes  # each with its line end
+    body: bytes  # the whole of it, or what is known yet of one that is streamed
+    head_only: bool = False  # a HEAD request: no body comes back
+
+    def head(self, host: bytes) -> bytes:
+        return b"%bhost: %b\r\n%b\r\n" % (self.start_line, host, self.fields)
+
+
+class Replica:
+    """One address and its pooled connections."""
+
+    __slots__ = ("_failures", "_idle", "_rests_until", "address", "host", "in_flight", "name", "port", "retired")
+
+    def __init__(self, address: str) -> None:
+        parts = urlsplit(address)
+        self.address = address
+        self.host = parts.hostname or ""
+        self.port = parts.port or 80
+        self.name = parts.netloc.rpartition("@")[2].encode("ascii", "replace")
+        self.in_flight = 0
+        self.retired = False  # no longer in the table: connections are closed when their answer ends
+        self._idle: list[Connection] = []
+        self._failures = 0
+        self._rests_until = 0.0
+
+    def rests(self, now: float) -> bool:
+        return now < self._rests_until
+
+    def failed(self, now: float) -> None:
+        """It refused or reset: rest."""
+        self._rests_until = now + min(MAX_REST_S, REST_S * 2**self._failures)
+        self._failures = min(self._failures + 1, 10)
+
+    def answered(self) -> None:
+        self._failures = 0
+        self._rests_until = 0.0
+
+    async def connection(self, *, max_idle_s: float, timeout_s: float) -> Connection:
+        """A pooled connection that was idle no longer than that, or a new one. Raises Unreachable."""
+        oldest = time.monotonic() - max_idle_s
+        while self._idle and max_idle_s:
+            pooled = self._idle.pop()
+            if pooled.open and pooled.idle_since >= oldest:
+                return pooled
+            pooled.abort()
+        return await connect(self.host, self.port, min(CONNECT_TIMEOUT_S, max(timeout_s, 0.001)))
+
+    async def warm(self, timeout_s: float) -> None:
+        """Makes sure that somebody listens, and that a connection is pooled. Raises Unreachable."""
+        self._idle.append(await self.connection(max_idle_s=float("inf"), timeout_s=timeout_s))
+
+    def give_back(self, connection: Connection) -> None:
+        """Pools a connection whose answer ended cleanly, ends any other."""
+        if connection.reusable and not self.retired and len(self._idle) < MAX_IDLE:
+            connection.finish(time.monotonic())
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def retire(self) -> None:
+        self.retired = True
+        while self._idle:
+            self._idle.pop().abort()
+
+
+class Answering:
+    """A replica that has begun to answer. Its owner reads `connection`, then closes this, once."""
+
+    __slots__ = ("_replica", "connection")
+
+    def __init__(self, replica: Replica, connection: Connection) -> None:
+        self._replica = replica
+        self.connection = connection
+
+    def close(self) -> None:
+        self._replica.in_flight -= 1
+        self._replica.give_back(self.connection)
+
+
+class Replicas:
+    """The replicas of one revision."""
+
+    __slots__ = ("_random", "every")
+
+    def __init__(self, every: Sequence[Replica], random: Random) -> None:
+        self.every = every
+        self._random = random
+
+    def pick(self, avoid: Replica | None = None) -> Replica:
+        """Raises NoReplica."""
+        every = self.every
+        if len(every) == 1:
+            return every[0]
+        if not every:
+            raise NoReplica("no replica is ready")
+        now = time.monotonic()
+        able = [replica for replica in every if replica is not avoid and not replica.rests(now)]
+        able = able or [replica for replica in every if replica is not avoid] or list(every)
+        if len(able) == 1:
+            return able[0]
+        first = int(self._random.random() * len(able))
+        second = int(self._random.random() * (len(able) - 1))
+        one, other = able[first], able[second + (second >= first)]
+        return one if one.in_flight <= other.in_flight else other
+
+
+class Ask:
+    """One request to a revision, on as many replicas as it takes and may take."""
+
+    __slots__ = ("_message", "_on_start", "_replicas", "abandoned", "current", "may_repeat")
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        message: Message,
+        *,
+        may_repeat: bool,
+        on_start: Callable[[Connection], None] | None = None,
+    ) -> None:
+        """`on_start` is called when the head is out, to send the rest of a streamed body; then nothing is repeated."""
+        self._replicas = replicas
+        self._message = message
+        self._on_start = on_start
+        self.may_repeat = may_repeat and on_start is None
+        self.current: Connection | None = None  # what a leaving caller aborts
+        self.abandoned = False
+
+    async def answer(self, timeout_s: float) -> Answering:
+        """Waits for the head of an answer.
+
+        Raises: NoReplica; Unreachable: surely not processed; Broken, TimedOut, Abandoned: it may have been.
+        """
+        ends = time.monotonic() + timeout_s
+        avoid: Replica | None = None
+        max_idle_s = float("inf") if self.may_repeat else SURE_IDLE_S
+        if self._on_start is not None:
+            max_idle_s = 0.0  # a kept connection may be stale, and a streamed body cannot be sent twice
+        for attempt in range(ATTEMPTS):
+            replica = self._replicas.pick(avoid)
+            try:
+                return await self._once(replica, ends, max_idle_s=max_idle_s)
+            except Unreachable:
+                replica.failed(time.monotonic())
+                if attempt == ATTEMPTS - 1 or len(self._replicas.every) == 1:
+                    raise
+            except Broken:
+                if not self._may_ask_again(replica):
+                    raise
+                self.may_repeat = False
+                max_idle_s = 0.0
+            avoid = replica
+        raise Unreachable("no replica took it")
+
+    def _may_ask_again(self, replica: Replica) -> bool:
+        """After a connection that broke: yes, once, if nothing of an answer came and running twice does no harm."""
+        connection = self.current
+        if connection is None or connection.answered:
+            return False
+        if connection.used == 1:  # not merely a kept connection that the model had closed
+            replica.failed(time.monotonic())
+        return self.may_repeat and not self.abandoned
+
+    async def _once(self, replica: Replica, ends: float, *, max_idle_s: float) -> Answering:
+        replica.in_flight += 1
+        connection = None
+        try:
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise TimedOut("no time left")
+            connection = self.current = await replica.connection(max_idle_s=max_idle_s, timeout_s=left)
+            message = self._message
+            connection.start(message.head(replica.name), message.body, timeout_s=left, head_only=message.head_only)
+            if self.abandoned:
+                connection.abort()
+            elif self._on_start is not None:
+                self._on_start(connection)
+            await connection.head()
+        except BaseException:
+            replica.in_flight -= 1
+            if connection is not None:
+                connection.abort()
+            raise
+        replica.answered()
+        return Answering(replica, connection)
+
+    def abandon(self) -> None:
+        """The caller left: the model sees it at once."""
+        self.abandoned = True
+        if self.current is not None:
+            self.current.abort()
