@@ -1,0 +1,1 @@
+"""What can answer inside a replica: one file per kind of server."""
