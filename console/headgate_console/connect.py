@@ -1,0 +1,166 @@
+"""The live system as typed questions: one method per question, every failure a finding.
+
+Standard library HTTP only: `headgate status` answers before a larger client would be imported.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+from headgate import codec
+from headgate.control import EndpointStatus, OperatorAction, RolloutStatus, SystemStatus
+from headgate.findings import Finding, FindingsError, Place
+from headgate_kit.layout import DataFolder, find
+
+T = TypeVar("T")
+CHUNK = 65_536
+TIMEOUT_S = 30.0  # the slowest answer is a rollback that first starts cold replicas: it answers when recorded, in 1 s
+
+
+class Control:
+    """The control API of one data folder. A new connection per question: a controller may restart between two."""
+
+    def __init__(self, data: DataFolder, timeout_s: float = TIMEOUT_S) -> None:
+        self.data = data
+        self.timeout_s = timeout_s
+
+    def system(self) -> SystemStatus:
+        return codec.decode(SystemStatus, self.get("/status"))
+
+    def endpoint(self, name: str) -> EndpointStatus:
+        return codec.decode(EndpointStatus, self.get(f"/endpoints/{quote(name, safe='')}"))
+
+    def rollouts(self, name: str) -> list[RolloutStatus]:
+        return codec.decode(list[RolloutStatus], self.get(f"/endpoints/{quote(name, safe='')}/rollouts"))
+
+    def act(self, name: str, verb: str, action: OperatorAction) -> str:
+        """Pause, resume, promote, abort or rollback; answers what was recorded, for a person."""
+        reply = self.post(f"/endpoints/{quote(name, safe='')}/{verb}", codec.to_data(action))
+        return str(reply.get("message", ""))
+
+    def keys(self, name: str) -> dict[str, str]:
+        return codec.decode(dict[str, str], self.get(f"/endpoints/{quote(name, safe='')}/keys"))
+
+    def rotate(self, name: str, which: str) -> dict[str, Any]:
+        return codec.decode(
+            dict[str, Any], self.post(f"/endpoints/{quote(name, safe='')}/keys/rotate", {"which": which})
+        )
+
+    def events(self, endpoint: str = "", after: int = 0, limit: int = 100) -> tuple[list[dict[str, Any]], int]:
+        """Events after an id, oldest first, and the id to ask after next time."""
+        query = urlencode({"after": after, "limit": limit, **({"endpoint": endpoint} if endpoint else {})})
+        reply = self.get(f"/events?{query}")
+        return list(reply.get("events", [])), int(reply.get("next", after))
+
+    def logs(self, name: str, query: Mapping[str, str]) -> Iterator[bytes]:
+        return self.stream(f"/endpoints/{quote(name, safe='')}/logs?{urlencode(query)}")
+
+    def sync(self, accept: str) -> str:
+        return str(self.post("/sync", {"accept": accept}).get("message", ""))
+
+    def get(self, path: str) -> Any:
+        return self._json("GET", path, None)
+
+    def post(self, path: str, body: Any) -> Any:
+        return self._json("POST", path, body)
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The answer's bytes as they come, until the other side ends it."""
+        with self._answer("GET", path, None, timeout_s=None) as response:
+            while chunk := response.read1(CHUNK):
+                yield chunk
+
+    def _json(self, method: str, path: str, body: Any) -> Any:
+        with self._answer(method, path, body, self.timeout_s) as response:
+            text = response.read()
+        return json.loads(text) if text else {}
+
+    @contextmanager
+    def _answer(self, method: str, path: str, body: Any, timeout_s: float | None) -> Iterator[http.client.HTTPResponse]:
+        """Raises: FindingsError: what the controller refused with, or `not-running`, also when it ends meanwhile."""
+        place = urlsplit(control_url(self.data))
+        connection = http.client.HTTPConnection(place.hostname or "127.0.0.1", place.port, timeout=timeout_s)
+        headers = {"Authorization": f"Bearer {token(self.data)}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            with connection.getresponse() as response:
+                if response.status >= 400:
+                    raise FindingsError(*refusals(path, response.status, response.read()))
+                yield response
+        except (OSError, http.client.HTTPException) as error:
+            silent(self.data, error)
+        finally:
+            connection.close()
+
+
+def open_control(data: str | None) -> Control:
+    """The control API of --data, of $HEADGATE_DATA, or of the nearest data folder.
+
+    Raises: FindingsError `no-data-folder`.
+    """
+    from pathlib import Path
+
+    folder = DataFolder(Path(data)) if data else find()
+    if folder is None or not folder.root.is_dir():
+        where = data or "this folder or above it"
+        raise FindingsError(
+            Finding(
+                code="no-data-folder",
+                message=f"no Headgate data folder in {where}",
+                why="the commands on the live system find it through the data folder `headgate up` made",
+                fix="run inside your endpoints repo, give --data DIR, or start it with `headgate up`",
+                place=Place(where),
+            )
+        )
+    return Control(folder)
+
+
+def control_url(data: DataFolder) -> str:
+    try:
+        return str(json.loads(data.control.read_bytes())["url"])
+    except (OSError, ValueError, KeyError) as error:
+        silent(data, error)
+
+
+def token(data: DataFolder) -> str:
+    try:
+        return data.token.read_text().strip()
+    except OSError as error:
+        silent(data, error)
+
+
+def silent(data: DataFolder, error: Exception) -> NoReturn:
+    """Raises the finding for a control API that does not answer."""
+    raise FindingsError(
+        Finding(
+            code="not-running",
+            message="the controller does not answer",
+            why=f"{type(error).__name__}: {error}",
+            fix="start it with `headgate up`; callers are served by the router all the while, if that runs",
+            place=Place(str(data.root)),
+        )
+    ) from error
+
+
+def refusals(path: str, status: int, body: bytes) -> list[Finding]:
+    """What the controller said no with; one finding of our own when it said it in no way we can read."""
+    try:
+        found = codec.decode(list[Finding], json.loads(body)["findings"])
+    except (ValueError, KeyError, TypeError):
+        found = []
+    if found:
+        return found
+    return [
+        Finding(
+            code="not-found" if status == 404 else "control-refused",
+            message=f"the controller answered {status} to {path.partition('?')[0]}",
+            why=body[:500].decode("utf-8", "replace"),
+            fix="see `headgate status`; controller and command line should be of one version",
+            place=Place("control API"),
+        )
+    ]

@@ -1,0 +1,116 @@
+"""What `headgate up` stands on: which repo, which data folder, which address. Defaults are filled in here only."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from headgate.findings import Finding, FindingsError, Place
+from headgate_kit.files import write_json
+from headgate_kit.layout import NAME, DataFolder
+
+DEFAULT_PORT = 8400
+DEFAULT_BRANCH = "main"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+URL = re.compile(r"[a-z][a-z0-9+.-]*://|[^/\s]+@[^/\s]+:")
+PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@]*:[^/@]*@")
+
+
+@dataclass(frozen=True)
+class Ground:
+    repo: str  # absolute folder, or URL
+    branch: str  # empty: the one the repo's HEAD names
+    data: Path  # absolute
+    host: str
+    port: int  # 0: any free one
+    workers: int
+
+
+def settle(repo: str | None, branch: str | None, data: str | None, host: str, port: int | None, workers: int) -> Ground:
+    """Fills in what was not said: as last time in this data folder, else our defaults.
+
+    Raises: FindingsError `no-repo`, `secret-in-url`.
+    """
+    folder = data_folder(repo, data)
+    last = remembered(folder)
+    return Ground(
+        repo=locate(repo or str(last.get("repo") or ".")),
+        branch=branch or str(last.get("branch") or ""),
+        data=folder,
+        host=host,
+        port=port if port is not None else int(last.get("port") or DEFAULT_PORT),
+        workers=workers,
+    )
+
+
+def data_folder(repo: str | None, data: str | None) -> Path:
+    """--data, $HEADGATE_DATA, `.headgate` in the work tree; here for a bare repo or a URL."""
+    named = data or os.environ.get("HEADGATE_DATA")
+    if named:
+        return Path(named).absolute()
+    local = Path(repo or ".")
+    home = local if (local / ".git").exists() else Path()
+    return (home / NAME).absolute()
+
+
+def remembered(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "up.json").read_bytes())
+    except (OSError, ValueError):  # none yet, or not ours: then nothing is remembered
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def remember(data: DataFolder, ground: Ground, port: int) -> None:
+    write_json(data.root / "up.json", {**asdict(ground), "data": str(ground.data), "port": port})
+
+
+def locate(repo: str) -> str:
+    """A URL as it is, a folder as its absolute path."""
+    if PASSWORD.match(repo):
+        raise FindingsError(_secret_in_url(repo))
+    if URL.match(repo):
+        return repo
+    folder = Path(repo).absolute()
+    if (folder / ".git").exists() or ((folder / "HEAD").is_file() and (folder / "objects").is_dir()):
+        return str(folder)
+    raise FindingsError(_no_repo(folder))
+
+
+def check_host(host: str, insecure: bool) -> None:
+    """Raises: FindingsError `plain-http`."""
+    if host in LOOPBACK or insecure:
+        return
+    raise FindingsError(
+        Finding(
+            code="plain-http",
+            message=f"{host} can be reached by others, and the router speaks plain HTTP",
+            why="callers' keys and requests could be read on the way",
+            fix="keep the router on 127.0.0.1 behind a proxy that ends TLS, or say --insecure",
+            place=Place("--host"),
+        )
+    )
+
+
+def _secret_in_url(repo: str) -> Finding:
+    return Finding(
+        code="secret-in-url",
+        message="the repo's URL holds a password",
+        why="command lines and logs can be read by others on this machine",
+        fix="leave it out and let a git credential helper or an SSH key answer",
+        place=Place(re.sub(r"//.*@", "//***@", repo)),
+    )
+
+
+def _no_repo(folder: Path) -> Finding:
+    return Finding(
+        code="no-repo",
+        message=f"{folder} is no git repo",
+        why="what serves is what an endpoints repo says",
+        fix="make one with `headgate init DIR`, or name one with --repo DIR|URL",
+        place=Place("--repo"),
+    )

@@ -1,0 +1,117 @@
+"""What every command has in common: its options, its output formats, and how it fails. One place, so all agree."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from headgate_console import print as out
+
+F = TypeVar("F", bound=Callable[..., Any])
+QUIET, VERBOSE = "headgate.quiet", "headgate.verbose"
+
+
+def _colour(ctx: click.Context, _: click.Parameter, off: bool) -> None:
+    if off:
+        ctx.find_root().color = ctx.color = False
+
+
+def _flag(key: str) -> Callable[[click.Context, click.Parameter, int], None]:
+    def keep(ctx: click.Context, _: click.Parameter, value: int) -> None:
+        ctx.meta[key] = max(int(value), ctx.meta.get(key, 0))
+        if key == VERBOSE and value:
+            logging.getLogger().setLevel(logging.DEBUG if value > 1 else logging.INFO)
+
+    return keep
+
+
+def common() -> list[click.Parameter]:
+    """Understood before and after the verb, as people type them."""
+    return [
+        click.Option(
+            ["--no-color"],
+            is_flag=True,
+            expose_value=False,
+            callback=_colour,
+            help="Plain text. NO_COLOR does the same.",
+        ),
+        click.Option(
+            ["-q", "--quiet"], is_flag=True, expose_value=False, callback=_flag(QUIET), help="Only results and errors."
+        ),
+        click.Option(
+            ["-v", "--verbose"],
+            count=True,
+            expose_value=False,
+            callback=_flag(VERBOSE),
+            help="Say more; twice for most.",
+        ),
+    ]
+
+
+class Verb(click.Command):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += common()
+
+
+class Noun(click.Group):
+    command_class = Verb
+
+
+def verb(name: str | None = None) -> Callable[[Callable[..., Any]], Verb]:
+    return click.command(name, cls=Verb)
+
+
+def output(*formats: str, default: str = "table") -> Callable[[F], F]:
+    return click.option(
+        "-o", "--output", type=click.Choice(formats or out.OUTPUTS), default=default, show_default=True, help="Format."
+    )
+
+
+def data() -> Callable[[F], F]:
+    return click.option(
+        "--data",
+        metavar="DIR",
+        help="Data folder of the running Headgate. Default: $HEADGATE_DATA, else the nearest .headgate from here up.",
+    )
+
+
+def quiet() -> bool:
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get(QUIET))
+
+
+def verbose() -> bool:
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get(VERBOSE))
+
+
+def note(text: str) -> None:
+    """To stderr: progress and what was done; silenced by -q."""
+    if not quiet():
+        click.echo(text, err=True)
+
+
+def emit(
+    document: Mapping[str, Any],
+    output: str,
+    people: Callable[[], Iterable[str]],
+    names: Iterable[str] = (),
+) -> None:
+    """One result in the format asked for. stdout gets this and nothing else.
+
+    Args:
+        people: the lines of `table` and `wide`; not called for the others.
+        names: the lines of `-o name`, as `kind/name`.
+    """
+    if output == "name":
+        lines: Iterable[str] = names
+    elif output in ("json", "yaml"):
+        lines = [out.machine(document, output)]
+    else:
+        lines = people()
+    for line in lines:
+        click.echo(line)

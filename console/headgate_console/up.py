@@ -1,0 +1,311 @@
+"""`headgate up` and `headgate down`: one machine's whole system, started, adopted, watched over, stopped.
+
+Owns the listening socket, so that a router worker that restarts resets no connection: callers wait in its backlog.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import click
+
+from headgate.findings import Finding, FindingsError, Place
+from headgate_console import ground, live, options, supervisor
+from headgate_console.connect import Control, open_control
+from headgate_console.exits import Exit
+from headgate_console.ground import DEFAULT_PORT, Ground
+from headgate_console.options import note
+from headgate_console.supervisor import Service, Supervisor
+from headgate_kit import child, listen
+from headgate_kit.files import AlreadyLocked, Locked, write_atomic, write_json
+from headgate_kit.layout import DataFolder
+
+DEFAULT_WORKERS = 2
+UP_WITHIN_S = 30.0  # a detached start that does not answer by then has failed
+DOWN_WITHIN_S = 90.0  # the routers' drain, then three grace periods
+POLL_S = 0.1
+NARRATE_EVERY_S = 0.3
+WILDCARDS = ("0.0.0.0", "::")  # addresses to listen on that nobody can call
+
+
+@options.verb()
+@click.option("--repo", metavar="DIR|URL", help="The endpoints repo. Default: the one of last time, else this folder.")
+@click.option("--branch", help="What serves. Default: the one of last time, else the repo's own.")
+@click.option("--data", metavar="DIR", help="Where all state lives. Default: .headgate in the work tree, else here.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where callers reach the router.")
+@click.option("--port", type=int, help=f"Default: the one of last time, else {DEFAULT_PORT}. 0: any free one.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=DEFAULT_WORKERS, show_default=True, help="Of the router."
+)
+@click.option("--detach", is_flag=True, help="Return once it is up; `headgate down` stops it.")
+@click.option("--keep", is_flag=True, help="Ctrl-C ends only this supervisor; the next `headgate up` adopts the rest.")
+@click.option("--insecure", is_flag=True, help="Allow plain HTTP on a --host that others can reach.")
+def up(
+    repo: str | None,
+    branch: str | None,
+    data: str | None,
+    host: str,
+    port: int | None,
+    workers: int,
+    detach: bool,
+    keep: bool,
+    insecure: bool,
+) -> Exit:
+    """Serve an endpoints repo on this machine. Killed and run again, it adopts what still runs."""
+    ground.check_host(host, insecure)
+    asked = ground.settle(repo, branch, data, host, port, workers)
+    return in_background(asked, insecure) if detach else in_foreground(asked, keep)
+
+
+@options.verb()
+@options.data()
+def down(data: str | None) -> Exit:
+    """Stop everything: open requests are answered first, then the routers, the controller and the models stop."""
+    folder = open_control(data).data
+    try:
+        with Locked(folder.lock, f"headgate down, process {os.getpid()}"):
+            supervisor.stop_everything(folder, note)
+    except AlreadyLocked as error:
+        ask_supervisor_to_stop(folder, error.holder)
+    note("down")
+    return Exit.OK
+
+
+def in_foreground(asked: Ground, keep: bool) -> Exit:
+    """Until Ctrl-C or SIGTERM."""
+    data = DataFolder(asked.data)
+    data.prepare()
+    child.allow_open_files()
+    with alone(data):
+        sock = listening(data, asked)
+        port = write_down(data, asked, sock)
+        stop_surplus(data, asked.workers)
+        supervisor.forget_control(data)
+        watched = Supervisor(data, services(data, asked, sock), note)
+        stop = stop_on_signals()
+        watched.begin()
+        note(f"callers: {url_of(asked.host, port)}/endpoints/NAME/score   stop: Ctrl-C")
+        if not options.quiet():
+            threading.Thread(target=narrate, args=(Control(data), stop), name="narrate", daemon=True).start()
+        watched.run(stop)
+        if keep:
+            note("everything runs on: `headgate up` adopts it, `headgate down` stops it")
+        else:
+            supervisor.stop_everything(data, note)
+        sock.close()
+    return Exit.OK
+
+
+@contextmanager
+def alone(data: DataFolder) -> Iterator[None]:
+    """Holds the data folder. Raises: FindingsError `already-up`."""
+    lock = Locked(data.lock, f"headgate up, process {os.getpid()}")
+    try:
+        lock.__enter__()
+    except AlreadyLocked as error:
+        raise FindingsError(
+            Finding(
+                code="already-up",
+                message=f"this data folder is in use by {error.holder}",
+                why="two supervisors on one data folder would start everything twice",
+                fix="`headgate status` talks to the one that runs; `headgate down` stops it",
+                place=Place(str(data.root)),
+            )
+        ) from error
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def listening(data: DataFolder, asked: Ground) -> socket.socket:
+    """The socket that running router workers serve on; a new one when none runs.
+
+    Raises: FindingsError `port-taken`, `port-changed`.
+    """
+    for folder in supervisor.running(data.services):
+        sock = listen.take(folder / "listen.sock")
+        if sock is not None:
+            port = sock.getsockname()[1]
+            if asked.port not in (0, port):
+                sock.close()
+                raise FindingsError(_port_changed(asked.port, port))
+            return sock
+    try:
+        return listen.bind(asked.host, asked.port)
+    except OSError as error:
+        raise FindingsError(_port_taken(asked, error)) from error
+
+
+def services(data: DataFolder, asked: Ground, sock: socket.socket) -> list[Service]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    where = ("--data", str(data.root))
+    branch = ("--branch", asked.branch) if asked.branch else ()
+    controller = (sys.executable, "-m", "headgate_controllers", *where, *branch)
+    # Not in argv: a URL may hold a password.
+    found = [Service(supervisor.CONTROLLER, controller, {**environment, "HEADGATE_REPO": asked.repo})]
+    for index in range(asked.workers):
+        name, fd = f"router-{index}", sock.fileno()
+        argv = (sys.executable, "-m", "headgate_router", *where, "--worker", name, "--fd", str(fd))
+        found.append(Service(name, argv, environment, (fd,)))
+    return found
+
+
+def write_down(data: DataFolder, asked: Ground, sock: socket.socket) -> int:
+    """Where callers go, what to do the same next time, and the token of the control API. Answers the port."""
+    port = int(sock.getsockname()[1])
+    if not data.token.exists():
+        write_atomic(data.token, secrets.token_urlsafe(32).encode() + b"\n", mode=0o600)
+    write_json(data.router, {"url": url_of(asked.host, port), "workers": asked.workers})
+    ground.remember(data, asked, port)
+    return port
+
+
+def url_of(host: str, port: int) -> str:
+    named = socket.gethostname() if host in WILDCARDS else host
+    return f"http://[{named}]:{port}" if ":" in named else f"http://{named}:{port}"
+
+
+def stop_surplus(data: DataFolder, workers: int) -> None:
+    """Router workers of last time that this time has no use for."""
+    wanted = {f"router-{index}" for index in range(workers)}
+    routers = [folder for folder in supervisor.running(data.services) if folder.name.startswith("router-")]
+    supervisor.stop_folders([folder for folder in routers if folder.name not in wanted], supervisor.DRAIN_S)
+
+
+def stop_on_signals() -> threading.Event:
+    """Set by Ctrl-C and SIGTERM; a second one ends this process at once and leaves the rest running."""
+    stop = threading.Event()
+
+    def end(number: int, _: object) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    return stop
+
+
+def narrate(control: Control, stop: threading.Event) -> None:
+    """Says what happens from now on, as the record has it."""
+    after: int | None = None
+    while not stop.wait(NARRATE_EVERY_S):
+        with suppress(FindingsError):  # the controller restarts: the supervisor says that
+            if after is None:
+                after = newest(control)
+                continue
+            found, after = control.events(after=after)
+            for event in found:
+                note(live.event_line(event))
+
+
+def newest(control: Control) -> int:
+    """The id of the newest event."""
+    after = 0
+    while True:
+        found, following = control.events(after=after, limit=5_000)
+        if not found:
+            return after
+        after = following
+
+
+def in_background(asked: Ground, insecure: bool) -> Exit:
+    """Starts the supervisor under a shim of its own and waits until the system answers."""
+    data = DataFolder(asked.data)
+    data.prepare()
+    folder = data.services / supervisor.SUPERVISOR
+    with alone(data):  # refuses before anything is started; the supervisor takes the lock itself
+        child.reset(folder)
+    argv = [sys.executable, "-m", "headgate_console.main", "up", "--repo", asked.repo, "--branch", asked.branch]
+    argv += [
+        "--data",
+        str(asked.data),
+        "--host",
+        asked.host,
+        "--port",
+        str(asked.port),
+        "--workers",
+        str(asked.workers),
+    ]
+    argv += ["--insecure"] if insecure else []
+    child.start(folder, argv, env=dict(os.environ))
+    wait_until_up(data, folder)
+    url = json.loads(data.router.read_bytes())["url"]
+    note(f"callers: {url}/endpoints/NAME/score   follow: headgate events -f   stop: headgate down")
+    return Exit.OK
+
+
+def wait_until_up(data: DataFolder, folder: Path) -> None:
+    """Raises: FindingsError `not-up`, with the supervisor's last words."""
+    deadline = time.monotonic() + UP_WITHIN_S
+    control = Control(data)
+    while time.monotonic() < deadline and isinstance(child.state(folder), child.Running):
+        with suppress(FindingsError):  # not yet
+            if any(not worker.lost for worker in control.system().workers):
+                return
+        time.sleep(POLL_S)
+    raise FindingsError(
+        Finding(
+            code="not-up",
+            message="the system does not answer" + f" within {UP_WITHIN_S:g} s" * (time.monotonic() >= deadline),
+            why="the supervisor's last words:\n" + supervisor.tail(folder / "stderr"),
+            fix="run `headgate up` in the foreground to watch it start",
+            place=Place(str(folder)),
+        )
+    )
+
+
+def ask_supervisor_to_stop(data: DataFolder, holder: str) -> None:
+    """SIGTERM to the process that holds the lock, then waits until it is let go of.
+
+    Raises: FindingsError `still-up`.
+    """
+    named = re.search(r"headgate up, process (\d+)", holder)
+    if named:
+        with suppress(ProcessLookupError):  # it ended just now
+            os.kill(int(named[1]), signal.SIGTERM)
+    deadline = time.monotonic() + DOWN_WITHIN_S
+    while time.monotonic() < deadline:
+        with suppress(AlreadyLocked), Locked(data.lock):
+            return
+        time.sleep(POLL_S)
+    raise FindingsError(
+        Finding(
+            code="still-up",
+            message=f"{holder} did not stop within {DOWN_WITHIN_S:g} s",
+            why="requests may still be open, or it hangs",
+            fix="its last words are in services/supervisor, or on the terminal it runs in; try again",
+            place=Place(str(data.root)),
+        )
+    )
+
+
+def _port_changed(asked: int, port: int) -> Finding:
+    return Finding(
+        code="port-changed",
+        message=f"callers use port {port}, not {asked}",
+        why="router workers of the last `headgate up` serve there, and moving them would break callers",
+        fix=f"leave --port {asked} out, or `headgate down` first",
+        place=Place("--port"),
+    )
+
+
+def _port_taken(asked: Ground, error: OSError) -> Finding:
+    return Finding(
+        code="port-taken",
+        message=f"cannot listen on {asked.host}:{asked.port}",
+        why=str(error.strerror or error),
+        fix="name another one with --port, or 0 for any free one",
+        place=Place("--port"),
+    )
