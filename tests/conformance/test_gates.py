@@ -1,0 +1,46 @@
+"""Every installed gate is pure, never passes on nothing, and can both pass and fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from headgate import PairKind, plugins
+from headgate.evidence import Look
+from headgate.testing import GATE, Check, GateCase, counts, look, pair
+
+GATES = plugins.load("headgate.gate")
+FINE = [look(counts(200), counts(800), at=float(at)) for at in range(40)]
+
+
+def pairs(factor: float) -> list[Look]:
+    """Looks of ten pairs each, the candidate's number `factor` times the stable's, every fifth pair echoed."""
+    found = []
+    for at in range(60):
+        answers = [{"predictions": [50.0 + 7 * at + k]} for k in range(10)]
+        moved = [{"predictions": [factor * a["predictions"][0]]} for a in answers]
+        compared = [pair(a, b, request=f"{at}-{k}") for k, (a, b) in enumerate(zip(answers, moved, strict=True))]
+        echoed = [pair(a, a, kind=PairKind.ECHO, request=f"{at}-{k}") for k, a in enumerate(answers[::5])]
+        found.append(look(counts(10), counts(10), *compared, *echoed, phase="mirror", at=float(at)))
+    return found
+
+
+CASES: dict[str, tuple[Sequence[Look], Sequence[Look], dict[str, Any]]] = {  # evidence: passes, fails; parameters
+    "error-rate": (FINE, [look(counts(150, 50), counts(800))] * 40, {"max_increase": 0.02}),
+    "latency": (FINE, [look(counts(200, ms=900.0), counts(800))] * 40, {}),
+    "mirror-diff": (pairs(1.0), pairs(-3.0), {"rel": 0.01}),
+}
+
+
+def test_every_installed_gate_is_held_to_its_promises() -> None:
+    assert (set(GATES.adapters), GATES.findings) == (set(CASES), ())
+
+
+@pytest.mark.parametrize("check", GATE, ids=str)
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_gate(name: str, check: Check[GateCase]) -> None:
+    passes, fails, given = CASES[name]
+    gate = GATES.adapters[name]
+    check(GateCase(gate, passes, fails, gate.params(**given)))

@@ -1,0 +1,161 @@
+"""Doing what the head says, on adapters in memory: each action is safe to repeat, and a failure is no end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headgate.actions import AskSmoke, End, EndSmoke, Run, StartSmoke, StopWorkflow, Submit
+from headgate.draft import Draft
+from headgate.evidence import Result
+from headgate.findings import TransientError
+from headgate.ports import Run as EngineRun
+from headgate.process import InstanceType, Settings
+from headgate.rollout import Head, State, Undo
+from headgate.testing import World, deployment, target
+from headgate.workload import Purpose, Replica, Workload
+from headgate_controllers.acts import Acts, note_undo
+from headgate_controllers.heads import Heads
+from headgate_controllers.records.sqlite import SqliteRecord
+from headgate_controllers.repo import EndpointsRepo
+from headgate_controllers.revert import Reverted
+from headgate_serving.servers.score import ScoreServer
+
+BLUE, GREEN = deployment("blue"), deployment("green", instances=3)
+
+
+class Machines:
+    """A platform that writes down what it is told; `full`: it cannot now."""
+
+    def __init__(self) -> None:
+        self.applied: list[Workload] = []
+        self.removed: list[tuple[str, str]] = []
+        self.full = False
+
+    def apply(self, workload: Workload) -> None:
+        if self.full:
+            raise TransientError("the disk is full")
+        self.applied.append(workload)
+
+    def observe(self, endpoint: str) -> Sequence[Replica]:
+        return ()
+
+    def remove(self, endpoint: str, revision: str) -> None:
+        self.removed.append((endpoint, revision))
+
+    def logs(self, replica: Replica, *, follow: bool, kind: str = "inference-server") -> Iterator[bytes]:
+        return iter(())
+
+
+class Workflows:
+    def __init__(self) -> None:
+        self.submitted: list[Mapping[str, Any]] = []
+        self.stopped: list[str] = []
+
+    def submit(self, workflow: Mapping[str, Any]) -> None:
+        self.submitted.append(workflow)
+
+    def status(self, name: str) -> EngineRun | None:
+        return None
+
+    def stop(self, name: str) -> None:
+        self.stopped.append(name)
+
+
+class Desk:
+    def __init__(self, folder: Path) -> None:
+        self.platform, self.engine = Machines(), Workflows()
+        self.record = SqliteRecord(folder / "record.db")
+        self.heads = Heads(self.record, lambda: 0.0)
+        self.woken = threading.Event()
+        self.acts = Acts(
+            heads=self.heads,
+            platform=self.platform,
+            engine=self.engine,
+            servers={"score": ScoreServer("python")},
+            repo=EndpointsRepo(str(folder / "none"), folder / "mirror.git"),
+            workflow=lambda rollout: {"name": rollout.id},
+            settings=lambda: Settings(instance_types={"small": InstanceType(cpus=2.0, memory_gb=1.5)}),
+            wake=lambda _: self.woken.set(),
+        )
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.acts.close()
+    made.record.close()
+
+
+def mirroring() -> Head:
+    world = World(result=Result.INCONCLUSIVE).commit(target("b1", [BLUE], {"blue": 100}))
+    return world.commit(target("a2", [BLUE, GREEN], {"green": 100})).head
+
+
+def test_a_revision_runs_as_its_deployment_and_its_instance_type_say(desk: Desk) -> None:
+    desk.acts.perform(mirroring(), Run(GREEN.revision))
+    (workload,) = desk.platform.applied
+    assert (workload.replicas, workload.cpus, workload.memory_mb) == (3, 2.0, 1536)
+    assert (workload.deployment, workload.purpose) == ("green", Purpose.SERVE)
+
+
+def test_what_was_applied_is_not_applied_again_until_it_was_ended(desk: Desk) -> None:
+    head = mirroring()
+    for _ in range(3):
+        desk.acts.perform(head, Run(GREEN.revision))
+    assert len(desk.platform.applied) == 1
+    desk.acts.perform(head, End(GREEN.revision))
+    desk.acts.perform(head, Run(GREEN.revision))
+    assert (len(desk.platform.applied), desk.platform.removed) == (2, [("fraud", GREEN.revision)])
+
+
+def test_what_could_not_be_applied_is_applied_with_the_next_pass(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    desk.platform.full = True
+    desk.acts.perform(mirroring(), Run(GREEN.revision))
+    assert "the disk is full; tried again with the next pass" in caplog.text
+    desk.platform.full = False
+    desk.acts.perform(mirroring(), Run(GREEN.revision))
+    assert len(desk.platform.applied) == 1
+
+
+def test_a_smoke_replica_is_one_and_ends_as_none(desk: Desk) -> None:
+    for action in (StartSmoke(GREEN.revision), EndSmoke(GREEN.revision)):
+        desk.acts.perform(mirroring(), action)
+    assert [(w.purpose, w.replicas) for w in desk.platform.applied] == [(Purpose.SMOKE, 1), (Purpose.SMOKE, 0)]
+
+
+def test_a_smoke_answer_is_there_when_the_endpoint_is_woken(desk: Desk) -> None:
+    head = mirroring()
+    assert head.active
+    desk.acts.perform(head, AskSmoke(GREEN.revision, "http://127.0.0.1:9"))
+    assert desk.woken.wait(30)
+    assert desk.acts.smokes(head.active)[GREEN.revision].gate == "smoke"
+    assert desk.acts.smokes(replace(head.active, state=State.SUCCEEDED))
+    assert not desk.acts.smokes(head.active)
+
+
+def test_workflows_are_submitted_and_stopped_by_name(desk: Desk) -> None:
+    head = mirroring()
+    assert head.active
+    desk.acts.perform(head, Submit(head.active.id))
+    desk.acts.perform(head, StopWorkflow("ro-old-1"))
+    assert (desk.engine.submitted, desk.engine.stopped) == ([{"name": head.active.id}], ["ro-old-1"])
+
+
+def test_a_revert_is_noted_once_and_only_the_one_that_was_owed() -> None:
+    undo = Undo("ro-1/revert", "revert", target("a2", [GREEN], {"green": 100}), None, "fraud: no")
+    draft = Draft(Head("fraud", undo=undo), 1.0)
+    note_undo(draft, "ro-other/revert", Reverted("cafe", "made"))
+    assert draft.head.undo == undo
+    note_undo(draft, "ro-1/revert", Reverted("cafe", "made"))
+    assert draft.head.undo
+    assert (draft.head.undo.state, draft.head.undo.result) == ("done", "cafe")
+    note_undo(draft, "ro-1/revert", Reverted("beef", "made again"))
+    assert draft.head.undo.result == "cafe"
+    assert [e.kind for e in draft.events] == ["revert.done"]

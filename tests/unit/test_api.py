@@ -1,0 +1,200 @@
+"""The control API and /metrics of a controller put together as in production, with nothing started."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from headgate import codec
+from headgate.control import Ack, ExchangeReply, ExchangeRequest, OperatorAction, OpReply, OpRequest, OpState
+from headgate.evidence import Batch
+from headgate.table import EndpointRoute, RouteRevision
+from headgate.testing import counts
+from headgate_controllers.api.app import application
+from headgate_controllers.api.news import News
+from headgate_controllers.main import Options, assemble
+from headgate_kit.layout import DataFolder
+
+TOKEN = "operator-token"
+FILES = {
+    "endpoint.yml": "name: fraud\nauth_mode: key\ntraffic: {blue: 100}\n",
+    "deployments/blue.yml": (
+        "name: blue\nmodel: {path: ../code/m.pkl}\ncode_configuration: {code: ../code, scoring_script: score.py}\n"
+        "environment: {conda_file: ../code/conda.yml}\ninstance_type: small\n"
+    ),
+    "code/score.py": "def init(): ...\n",
+    "code/m.pkl": "weights",
+    "code/conda.yml": "dependencies: [python=3.11]\n",
+}
+
+
+class System:
+    def __init__(self, folder: Path) -> None:
+        repo = folder / "repo"
+        for name, text in FILES.items():
+            file = repo / "endpoints/fraud" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        git = ("git", "-C", str(repo), "-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+        for command in (("init", "-q", "-b", "main"), ("add", "."), ("commit", "-q", "-m", "first")):
+            subprocess.run([*git, *command], check=True)
+        data = DataFolder(folder / "data")
+        data.prepare()
+        self.parts = assemble(Options(data, str(repo), None), TOKEN, "http://control", News())
+        self.controller = self.parts.controller
+        self.controller.commits.look()
+        self.app = application(self.controller, News())
+
+    def ask(self, method: str, path: str, body: Any = None, token: str = TOKEN) -> httpx.Response:
+        content = body if isinstance(body, bytes) else codec.canonical(body) if body is not None else None
+
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            async with httpx.AsyncClient(transport=transport, base_url="http://control", headers=headers) as client:
+                return await client.request(method, path, content=content)
+
+        return asyncio.run(send())
+
+    @property
+    def rollout(self) -> str:
+        active = self.controller.heads.get("fraud").active
+        assert active
+        return active.id
+
+    def close(self) -> None:
+        for part in (self.parts.acts, self.parts.engine, self.parts.platform, self.parts.repo, self.parts.record):
+            part.close()
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[System]:
+    made = System(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/status"),
+        ("GET", "/endpoints/fraud"),
+        ("GET", "/endpoints/fraud/keys"),
+        ("GET", "/events"),
+        ("POST", "/endpoints/fraud/abort"),
+        ("POST", "/endpoints/fraud/keys/rotate"),
+        ("POST", "/exchange"),
+        ("POST", "/sync"),
+        ("POST", "/shutdown"),
+        ("POST", "/ops/open/fraud"),
+    ],
+)
+@pytest.mark.parametrize("token", ["", "wrong"])
+def test_nothing_is_said_or_done_without_the_operators_token(
+    system: System, method: str, path: str, token: str
+) -> None:
+    answer = system.ask(method, path, token=token)
+    assert (answer.status_code, answer.json()["findings"][0]["code"]) == (401, "unauthorized")
+    assert TOKEN not in answer.text
+    assert not system.controller.stopping.is_set()
+
+
+def test_status_is_the_whole_system(system: System) -> None:
+    status = system.ask("GET", "/status").json()
+    assert [e["name"] for e in status["endpoints"]] == ["fraud"]
+    assert status["handled"] == status["commit"] == system.controller.commits.handled
+    assert system.ask("GET", "/endpoints/fraud").json()["rollout"]["id"] == system.rollout
+    assert system.ask("GET", f"/rollouts/{system.rollout}").json()["endpoint"] == "fraud"
+    assert [r["id"] for r in system.ask("GET", "/endpoints/fraud/rollouts").json()] == [system.rollout]
+
+
+@pytest.mark.parametrize(
+    "path", ["/endpoints/nobody", "/rollouts/none", "/endpoints/nobody/keys", "/endpoints/fraud/logs"]
+)
+def test_what_is_not_there_is_a_404_that_says_so(system: System, path: str) -> None:
+    answer = system.ask("GET", path)
+    assert (answer.status_code, answer.json()["findings"][0]["code"]) == (404, "not-found")
+
+
+def test_events_are_read_on_from_where_one_was(system: System) -> None:
+    first = system.ask("GET", "/events").json()
+    assert "rollout.started" in [e["kind"] for e in first["events"]]
+    assert system.ask("GET", f"/events?after={first['next']}").json() == {"events": [], "next": first["next"]}
+
+
+def test_an_op_is_let_in_by_its_own_rollouts_token_only(system: System) -> None:
+    opened = system.ask("POST", "/ops/open/fraud").json()
+    assert opened["rollout"] == system.rollout
+    request = OpRequest(f"{system.rollout}/build", "fraud", {"percent": "0"}, wait_s=0)
+    reply = codec.decode(OpReply, system.ask("POST", "/ops/build", request, opened["token"]).content)
+    assert reply.state is OpState.WORK
+    other = system.controller.access.op_token("ro-another-1")
+    assert system.ask("POST", "/ops/build", request, other).status_code == 401
+    assert system.ask("POST", "/endpoints/fraud/abort", OperatorAction("x"), opened["token"]).status_code == 401
+    assert reply.work
+    files = system.ask("GET", reply.work["builds"][0]["files_url"], token=opened["token"])
+    assert b"def init(): ..." in files.content
+
+
+@pytest.mark.parametrize(("verb", "key"), [("explode", "{}/build"), ("build", "nothing"), ("build", "{}/")])
+def test_an_op_that_does_not_exist_is_a_404(system: System, verb: str, key: str) -> None:
+    request = OpRequest(key.format(system.rollout), "fraud")
+    assert system.ask("POST", f"/ops/{verb}", request).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/ops/build", "/exchange", "/endpoints/fraud/pause"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}"])
+def test_a_message_that_cannot_be_read_is_a_422(system: System, path: str, body: bytes) -> None:
+    assert system.ask("POST", path, body).status_code == 422
+
+
+def test_a_person_acts_and_is_named(system: System) -> None:
+    answer = system.ask("POST", "/endpoints/fraud/pause", OperatorAction("ada", "lunch"))
+    assert answer.json() == {"message": "pause by ada: lunch"}
+    assert system.ask("GET", "/endpoints/fraud").json()["state"] == "Paused"
+    refused = system.ask("POST", "/endpoints/fraud/rollback", OperatorAction("ada"))
+    assert refused.status_code == 409
+    assert "no known-good state" in refused.json()["findings"][0]["message"]
+    assert system.ask("POST", "/endpoints/fraud/explode", OperatorAction("ada")).status_code == 404
+
+
+def test_keys_are_shown_and_rotated_apart(system: System) -> None:
+    before = system.ask("GET", "/endpoints/fraud/keys").json()
+    after = system.ask("POST", "/endpoints/fraud/keys/rotate", {"which": "primary"}).json()
+    assert (after["secondary"], after["primary"] == before["primary"]) == (before["secondary"], False)
+    assert system.ask("POST", "/endpoints/fraud/keys/rotate", {"which": "third"}).status_code == 422
+
+
+def test_a_router_is_given_the_table_and_its_batches_are_received(system: System) -> None:
+    row = EndpointRoute("fraud", 0, "c", (RouteRevision("r1", "blue", 1000, ()),))
+    system.controller.routes.publish({"fraud": row}, "c")
+    batch = Batch("fraud", 1, 1.0, {"r1": counts(8, 2)})
+    sent = ExchangeRequest("router-0", "boot", 1, None, (batch,))
+    reply = codec.decode(ExchangeReply, system.ask("POST", "/exchange", sent).content)
+    assert (reply.received, reply.table) == (1, system.controller.routes.table)
+    acked = ExchangeRequest("router-0", "boot", 1, Ack(1, "h"))
+    assert codec.decode(ExchangeReply, system.ask("POST", "/exchange", acked).content).table is None
+    assert system.controller.workers.acked() == 1
+
+    metrics = system.ask("GET", "/metrics", token="").text.splitlines()
+    for line in (
+        "headgate_table_generation 1.0",
+        "headgate_repo_readable 1.0",
+        'headgate_router_acked_generation{lost="false",worker="router-0"} 1.0',
+        'headgate_endpoint_state{endpoint="fraud",state="Progressing"} 1.0',
+        'headgate_evidence_requests_total{endpoint="fraud",outcome="ok",revision="r1"} 8.0',
+        'headgate_evidence_requests_total{endpoint="fraud",outcome="model_error",revision="r1"} 2.0',
+    ):
+        assert line in metrics
+
+
+def test_liveness_needs_no_token_and_shutdown_is_asked_for(system: System) -> None:
+    assert system.ask("GET", "/healthz", token="").json() == {"status": "ok"}
+    system.ask("POST", "/shutdown", {"replicas": True})
+    assert (system.controller.stopping.is_set(), system.controller.stop_replicas) == (True, True)

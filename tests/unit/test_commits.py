@@ -1,0 +1,169 @@
+"""From a new commit to what it asks of each endpoint. On a real repository and a real record."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headgate_controllers.commits import Commits
+from headgate_controllers.heads import Heads
+from headgate_controllers.records.sqlite import SqliteRecord
+from headgate_controllers.repo import EndpointsRepo
+
+DEPLOYMENT = """\
+name: blue
+model: {path: ../code/m.pkl}
+code_configuration: {code: ../code, scoring_script: score.py}
+environment: {conda_file: ../code/conda.yml}
+instance_type: small
+"""
+
+
+class Desk:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.work = folder, folder / "repo"
+        self.work.mkdir()
+        self.git("init", "-q", "-b", "main")
+        self.record = SqliteRecord(folder / "record.db")
+        self.repo = EndpointsRepo(str(self.work), folder / "mirror.git")
+        self.restart()
+
+    def restart(self) -> None:
+        self.heads = Heads(self.record, lambda: 1_000.0)
+        self.commits = Commits(self.repo, self.heads, self.record, lambda reading, tree: ())
+
+    def git(self, *arguments: str) -> str:
+        command = ["git", "-C", str(self.work), "-c", "user.name=Ada", "-c", "user.email=a@example.org", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def endpoint(self, name: str, traffic: str = "{blue: 100}") -> None:
+        self.put(f"endpoints/{name}/endpoint.yml", f"name: {name}\nauth_mode: key\ntraffic: {traffic}\n")
+        self.put(f"endpoints/{name}/deployments/blue.yml", DEPLOYMENT)
+        self.put(f"endpoints/{name}/code/score.py", "def init(): ...\n")
+        self.put(f"endpoints/{name}/code/m.pkl", "weights")
+        self.put(f"endpoints/{name}/code/conda.yml", "dependencies: [python=3.11]\n")
+
+    def put(self, path: str, text: str) -> None:
+        file = self.work / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def commit(self) -> str:
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", "x")
+        return self.git("rev-parse", "HEAD")
+
+    def close(self) -> None:
+        self.repo.close()
+        self.record.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    for name in ("churn", "fraud"):
+        made.endpoint(name)
+    made.commit()
+    yield made
+    made.close()
+
+
+def test_the_first_look_takes_every_endpoint_up_and_the_next_none(desk: Desk) -> None:
+    assert desk.commits.look() == ("churn", "fraud")
+    head = desk.heads.get("fraud")
+    assert (head.findings, head.commit, head.active is not None) == ((), desk.commits.handled, True)
+    assert desk.commits.look() == ()
+
+
+def test_a_commit_that_touches_one_endpoint_is_read_for_that_one_only(desk: Desk) -> None:
+    desk.commits.look()
+    before = desk.heads.get("churn")
+    desk.put("endpoints/fraud/code/score.py", "def init(): return 2\n")
+    desk.put("README.md", "nothing of an endpoint")
+    commit = desk.commit()
+    assert desk.commits.look() == ("fraud",)
+    assert desk.heads.get("churn") == before
+    assert desk.commits.handled == commit
+
+
+def test_a_burst_of_commits_is_one_look_at_the_last(desk: Desk) -> None:
+    desk.commits.look()
+    for number in range(3):
+        desk.put("endpoints/fraud/code/score.py", f"def init(): return {number}\n")
+        last = desk.commit()
+    desk.commits.look()
+    assert desk.heads.get("fraud").commit == last
+    started = desk.record.events("fraud", kind="rollout.started")
+    assert len(started) == 2
+
+
+def test_a_broken_commit_is_rejected_and_read_again_with_the_next(desk: Desk) -> None:
+    desk.commits.look()
+    good = desk.heads.get("fraud").asked
+    desk.endpoint("fraud", "{blue: 95}")
+    desk.commit()
+    desk.commits.look()
+    head = desk.heads.get("fraud")
+    assert head.findings[0].place.file == "endpoints/fraud/endpoint.yml"
+    assert head.asked == good
+    desk.put("README.md", "another file altogether")
+    desk.commit()
+    assert desk.commits.look() == ("fraud",)
+
+
+def test_a_folder_that_is_gone_is_forgotten(desk: Desk) -> None:
+    desk.commits.look()
+    desk.git("rm", "-rq", "endpoints/fraud")
+    desk.commit()
+    assert desk.commits.look() == ("fraud",)
+    assert desk.heads.get("fraud").removing_since == 1_000.0
+
+
+def test_a_broken_headgate_yml_stops_the_commit_and_no_endpoint(desk: Desk) -> None:
+    desk.commits.look()
+    before = desk.heads.get("fraud")
+    desk.put("headgate.yml", "no_such_setting: 1\n")
+    desk.put("endpoints/fraud/code/score.py", "def init(): return 2\n")
+    desk.commit()
+    assert desk.commits.look() == ()
+    assert [f.place.file for f in desk.commits.findings] == ["headgate.yml"]
+    assert desk.heads.get("fraud") == before
+
+
+def test_a_rewritten_history_waits_for_a_person(desk: Desk) -> None:
+    desk.commits.look()
+    handled = desk.commits.handled
+    desk.git("checkout", "-q", "--orphan", "other")
+    desk.git("branch", "-D", "main")
+    desk.git("branch", "-m", "main")
+    desk.put("endpoints/fraud/code/score.py", "def init(): return 2\n")
+    other = desk.commit()
+    assert desk.commits.look() == ()
+    assert [f.code for f in desk.commits.findings] == ["history-rewritten"]
+    assert desk.commits.handled == handled
+    desk.commits.accept_rewrite(other)
+    desk.commits.look()
+    assert desk.commits.handled == other
+
+
+def test_a_repo_that_cannot_be_read_is_said_until_it_can(desk: Desk) -> None:
+    desk.commits.look()
+    away = desk.folder / "away"
+    desk.work.rename(away)
+    assert desk.commits.look() == ()
+    assert desk.commits.error
+    away.rename(desk.work)
+    desk.commits.look()
+    assert desk.commits.error == ""
+
+
+def test_a_restart_knows_which_endpoint_reads_which_file(desk: Desk) -> None:
+    desk.commits.look()
+    desk.restart()
+    assert desk.commits.look() == ()
+    desk.put("endpoints/churn/code/m.pkl", "other weights")
+    desk.commit()
+    assert desk.commits.look() == ("churn",)

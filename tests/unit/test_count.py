@@ -1,0 +1,107 @@
+"""Counts are additive, sealed once, and bounded."""
+
+from __future__ import annotations
+
+from headgate.evidence import Answer, Outcome, Pair, PairKind, add, bucket
+from headgate.table import EndpointRoute, RouteRevision, RouteTable
+from headgate_router import count
+from headgate_router.count import Book
+
+
+def pair(size: int = 1) -> Pair:
+    answer = Answer("r", 200, "application/json", "x" * size)
+    return Pair(PairKind.COMPARE, "id", answer, answer)
+
+
+def test_a_request_is_counted_under_the_generation_that_routed_it() -> None:
+    book = Book()
+    book.live("e", 3, "r", Outcome.OK, 200, 10.0, 8.0)
+    book.live("e", 4, "r", Outcome.MODEL_ERROR, 424, 10.0, 8.0)
+    by_generation = {batch.generation: batch for batch in book.seal(2.0)}
+    assert by_generation[3].live["r"].outcomes == {"ok": 1}
+    assert by_generation[4].live["r"].outcomes == {"model_error": 1}
+    assert by_generation[4].statuses == {"424": 1}
+    assert by_generation[3].seconds == 2.0
+
+
+def test_latency_goes_to_the_shared_buckets() -> None:
+    book = Book()
+    book.live("e", 1, "r", Outcome.OK, 200, 12.0, 7.0)
+    (batch,) = book.seal(1.0)
+    assert batch.live["r"].latency == {bucket(12.0): 1}
+    assert batch.live["r"].first_byte == {bucket(7.0): 1}
+
+
+def test_a_refused_request_has_no_latency() -> None:
+    book = Book()
+    book.live("e", 1, "r", Outcome.REFUSED, 503, None, None)
+    (batch,) = book.seal(1.0)
+    assert batch.live["r"].latency == {}
+    assert batch.live["r"].failures == 1
+
+
+def test_what_is_sealed_is_not_sealed_again() -> None:
+    book = Book()
+    book.live("e", 1, "r", Outcome.OK, 200, 1.0, 1.0)
+    first = book.seal(1.0)
+    assert book.seal(2.0) == ()
+    book.live("e", 1, "r", Outcome.OK, 200, 1.0, 1.0)
+    second = book.seal(3.0)
+    assert add([first[0].live["r"], second[0].live["r"]]).requests == 2
+    assert second[0].seconds == 1.0
+
+
+def test_totals_hold_sealed_and_open_counts_once() -> None:
+    book = Book()
+    for seal_after in (True, False):
+        book.live("e", 1, "r", Outcome.OK, 200, 1.0, 1.0)
+        book.mirrored("e", 1, "c", Outcome.OK, 200, 1.0, 1.0)
+        book.dropped("e", 1, "busy")
+        if seal_after:
+            book.seal(1.0)
+    for _ in range(2):
+        totals = book.totals()
+        assert totals.live["e", "r"].statuses == {200: 2}
+        assert totals.mirrored["e", "c"].outcomes == {"ok": 2}
+        assert totals.dropped == {("e", "busy"): 2}
+
+
+def test_unrouted_statuses_are_in_the_batch() -> None:
+    book = Book()
+    book.refused("e", 1, 401)
+    book.refused("e", 1, 401)
+    (batch,) = book.seal(1.0)
+    assert batch.statuses == {"401": 2}
+    assert batch.live == {}
+
+
+def test_pairs_are_a_bounded_sample() -> None:
+    book = Book()
+    for _ in range(count.MAX_PAIRS + 7):
+        book.pair("e", 1, pair())
+    (batch,) = book.seal(1.0)
+    assert len(batch.pairs) == count.MAX_PAIRS
+    assert batch.dropped == {"not_sampled": 7}
+
+
+def test_pairs_of_all_endpoints_share_a_budget_of_bytes() -> None:
+    book = Book()
+    size = count.MAX_PAIR_BYTES // 8
+    for endpoint in range(6):
+        book.pair(f"e{endpoint}", 1, pair(size))
+    batches = book.seal(1.0)
+    assert sum(len(batch.pairs) for batch in batches) == 4
+    assert sum(batch.dropped.get("not_sampled", 0) for batch in batches) == 2
+    book.pair("e", 1, pair(size))
+    assert len(book.seal(2.0)[0].pairs) == 1
+
+
+def test_totals_of_what_left_the_table_are_forgotten() -> None:
+    book = Book()
+    book.live("e", 1, "old", Outcome.OK, 200, 1.0, 1.0)
+    book.live("e", 1, "new", Outcome.OK, 200, 1.0, 1.0)
+    book.live("gone", 1, "r", Outcome.OK, 200, 1.0, 1.0)
+    book.seal(1.0)
+    route = EndpointRoute("e", 1, "c", (RouteRevision("new", "d", 1000, ()),))
+    book.forget(RouteTable(1, "c", {"e": route}))
+    assert set(book.totals().live) == {("e", "new")}

@@ -1,0 +1,321 @@
+"""The conversation with a controller that is there, is not there, repeats itself, or talks nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from headgate import codec
+from headgate.control import ExchangeReply, ExchangeRequest
+from headgate.evidence import Outcome
+from headgate.table import EndpointRoute, RouteRevision, RouteTable, seal
+from headgate_kit.layout import DataFolder
+from headgate_router.count import Book
+from headgate_router.feed import Away, Feed
+from headgate_router.routes import Routes
+
+Reply = Callable[[ExchangeRequest], ExchangeReply | bytes | None]
+
+
+def table(generation: int, per_mille: int = 1000) -> RouteTable:
+    route = EndpointRoute("e", generation, "c", (RouteRevision("r", "blue", per_mille, ()),))
+    return seal(RouteTable(generation, "c", {"e": route}))
+
+
+class Controller:
+    """Answers exchanges on a real socket with what `reply` says; None: closes without an answer."""
+
+    def __init__(self, data: DataFolder, reply: Reply) -> None:
+        self._data = data
+        self.reply = reply
+        self.heard: list[ExchangeRequest] = []
+        self.authorizations: list[str] = []
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._data.prepare()
+        self._data.control.write_text(json.dumps({"url": url, "pid": 1}))
+        self._data.token.write_text("secret-token\n")
+
+    def stop(self) -> None:
+        self._server.close()
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                assert head.startswith("post /exchange http/1.1")
+                self.authorizations.append(head.partition("authorization: ")[2].partition("\r\n")[0])
+                body = await reader.readexactly(int(head.partition("content-length: ")[2].partition("\r\n")[0]))
+                self.heard.append(codec.decode(ExchangeRequest, body))
+                reply = self.reply(self.heard[-1])
+                if reply is None:
+                    return
+                answer = reply if isinstance(reply, bytes) else codec.canonical(reply)
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(answer), answer))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.close()
+
+
+class Side:
+    """A router's side of the conversation."""
+
+    def __init__(self, root: Path) -> None:
+        self.data = DataFolder(root / "data")
+        self.routes = Routes(Random(1))
+        self.book = Book()
+        self.feed = Feed(self.data, "router-0", self.routes, self.book, Random(1))
+
+    def count(self) -> None:
+        self.book.live("e", 1, "r", Outcome.OK, 200, 1.0, 1.0)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await scenario
+
+    asyncio.run(bounded())
+
+
+def received(request: ExchangeRequest) -> ExchangeReply:
+    return ExchangeReply(request.sequence)
+
+
+def test_a_table_is_served_by_and_acked_in_the_next_exchange(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        side = Side(tmp_path)
+        new = table(5)
+        controller = Controller(side.data, lambda r: ExchangeReply(r.sequence, new if r.acked is None else None))
+        await controller.start()
+        assert await side.feed.exchange()
+        assert side.routes.find("e") is not None
+        assert not await side.feed.exchange()
+        acked = controller.heard[1].acked
+        assert acked is not None
+        assert (acked.generation, acked.hash) == (5, new.hash)
+        assert controller.authorizations == ["bearer secret-token"] * 2
+        controller.stop()
+
+    run(scenario())
+
+
+def test_a_worker_boots_from_disk_with_no_controller(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        side = Side(tmp_path)
+        controller = Controller(side.data, lambda r: ExchangeReply(r.sequence, table(5)))
+        await controller.start()
+        await side.feed.exchange()
+        controller.stop()
+        await side.feed.flush(0.01)
+        again = Side(tmp_path)
+        assert again.feed.load()
+        assert again.routes.table == table(5)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", codec.canonical(replace(table(5), hash="0" * 64)), b"\x00" * 1000],
+    ids=["empty", "cut", "other", "hash", "zeros"],
+)
+def test_a_spoilt_table_on_disk_is_not_served(tmp_path: Path, content: bytes) -> None:
+    side = Side(tmp_path)
+    side.feed.file.parent.mkdir(parents=True)
+    side.feed.file.write_bytes(content)
+    assert not side.feed.load()
+    assert side.routes.table is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (table(6, per_mille=950), "adds up to 950"),
+        (table(4), "older than 5"),
+        (replace(table(6), hash="0" * 64), "hash"),
+        (seal(replace(table(6), schema=99)), "schema"),
+    ],
+    ids=["sum", "older", "hash", "schema"],
+)
+def test_a_bad_table_is_refused_reported_and_the_last_good_one_serves(
+    tmp_path: Path, bad: RouteTable, why: str
+) -> None:
+    async def scenario() -> None:
+        side = Side(tmp_path)
+        tables = iter([table(5), bad, table(7)])
+        controller = Controller(side.data, lambda r: ExchangeReply(r.sequence, next(tables)))
+        await controller.start()
+        assert await side.feed.exchange()
+        assert not await side.feed.exchange()
+        assert side.routes.table == table(5)
+        assert side.feed.tables_refused == 1
+        assert await side.feed.exchange()
+        assert why in controller.heard[2].refused[0]
+        acked = controller.heard[2].acked
+        assert acked is not None
+        assert acked.generation == 5
+        assert side.routes.table == table(7)
+        controller.stop()
+        await side.feed.flush(0.01)
+
+    run(scenario())
+
+
+def test_an_unconfirmed_batch_is_sent_again_unchanged(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        side = Side(tmp_path)
+        controller = Controller(side.data, lambda r: None)
+        await controller.start()
+        side.count()
+        for _ in range(2):
+            with pytest.raises(Away):
+                await side.feed.exchange()
+            side.count()
+        controller.reply = received
+        await side.feed.exchange()
+        sent = {codec.digest(request.batches) for request in controller.heard}
+        assert len(sent) == 1
+        assert {request.sequence for request in controller.heard} == {1}
+        await side.feed.exchange()
+        assert controller.heard[-1].sequence == 2
+        (batch,) = controller.heard[-1].batches
+        assert batch.live["r"].requests == 2
+        controller.stop()
+
+    run(scenario())
+
+
+def test_with_nothing_new_no_sequence_is_used(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        side = Side(tmp_path)
+        controller = Controller(side.data, received)
+        await controller.start()
+        side.count()
+        for _ in range(3):
+            await side.feed.exchange()
+        assert [(r.sequence, len(r.batches)) for r in controller.heard] == [(1, 1), (1, 0), (1, 0)]
+        controller.stop()
+
+    run(scenario())
+
+
+def test_a_controller_that_comes_back_on_another_port_is_found(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        side = Side(tmp_path)
+        with pytest.raises(Away):
+            await side.feed.exchange()
+        first, second = Controller(side.data, received), Controller(side.data, received)
+        await first.start()
+        await side.feed.exchange()
+        await second.start()
+        first.reply = lambda request: None  # killed in mid-answer
+        with pytest.raises(Away):
+            await side.feed.exchange()
+        await side.feed.exchange()
+        assert len(second.heard) == 1
+        first.stop()
+        second.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("nonsense", [b"", b"{}", b"<html>", b'{"received": "many"}'])
+def test_nonsense_is_a_controller_that_is_away(tmp_path: Path, nonsense: bytes) -> None:
+    async def scenario() -> None:
+        side = Side(tmp_path)
+        controller = Controller(side.data, lambda r: nonsense)
+        await controller.start()
+        side.count()
+        with pytest.raises(Away):
+            await side.feed.exchange()
+        controller.reply = received
+        await side.feed.exchange()
+        assert controller.heard[-1].batches
+        controller.stop()
+
+    run(scenario())
+
+
+def test_the_last_counts_are_flushed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        side = Side(tmp_path)
+        controller = Controller(side.data, lambda r: None)
+        await controller.start()
+        side.count()
+        with pytest.raises(Away):
+            await side.feed.exchange()
+        side.count()
+        controller.reply = received
+        assert await side.feed.flush(10)
+        delivered = {r.sequence: r.batches for r in controller.heard}
+        assert sum(batch.live["r"].requests for batches in delivered.values() for batch in batches) == 2
+        controller.reply = lambda request: None
+        side.count()
+        assert not await side.feed.flush(10)
+        controller.stop()
+
+    run(scenario())
+
+
+def test_a_full_disk_does_not_stop_the_table(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        side = Side(tmp_path)
+        new = table(5)
+        controller = Controller(side.data, lambda r: ExchangeReply(r.sequence, new if r.acked is None else None))
+        await controller.start()
+        side.data.tables.write_text("a file where a folder is wanted")
+        assert await side.feed.exchange()
+        await side.feed.flush(0.01)
+        assert side.routes.table == table(5)
+        assert side.feed.saves_failed == 1
+        controller.stop()
+
+    run(scenario())
+
+
+def test_each_request_is_received_once_whatever_gets_lost(tmp_path: Path) -> None:
+    """A controller that stores by sequence, loses every third answer, and moves to another port half way."""
+
+    async def scenario() -> None:
+        side = Side(tmp_path)
+        stored: dict[int, int] = {}
+        asked = 0
+
+        def reply(request: ExchangeRequest) -> ExchangeReply | None:
+            nonlocal asked
+            asked += 1
+            requests = sum(batch.live["r"].requests for batch in request.batches)
+            if request.batches:
+                assert stored.setdefault(request.sequence, requests) == requests
+            return None if asked % 3 == 0 else ExchangeReply(max(stored, default=0))
+
+        first, second = Controller(side.data, reply), Controller(side.data, reply)
+        await first.start()
+        running = asyncio.create_task(side.feed.run())
+        for n in range(200):
+            side.count()
+            await asyncio.sleep(0.005)
+            if n == 100:
+                first.reply = lambda request: None
+                first.stop()
+                await second.start()
+        running.cancel()
+        await asyncio.wait((running,))
+        while not await side.feed.flush(5):
+            continue
+        assert sum(stored.values()) == 200
+        assert asked > 5
+        second.stop()
+
+    run(scenario())

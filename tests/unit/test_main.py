@@ -1,0 +1,105 @@
+"""The command line's root: exit codes, laziness, options before and after the verb."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from headgate.findings import Finding, FindingsError, HeadgateError, Place
+from headgate_console import main, options
+from headgate_console.exits import MEANING, Exit
+
+HEAVY = ("hera", "git", "kubernetes", "fastapi", "uvicorn", "yaml", "ruamel", "jsonschema", "httpx", "rich", "sklearn")
+
+
+def raising(error: BaseException) -> click.Command:
+    @click.command("broken", cls=options.Verb)
+    def broken() -> None:
+        raise error
+
+    return broken
+
+
+def run_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
+    monkeypatch.setattr(main.Root, "get_command", lambda *_: raising(error))
+    return main.run(["broken"])
+
+
+def finding(code: str) -> Finding:
+    return Finding(code, "what", "why", "how", Place("here"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        pytest.param(FindingsError(finding("traffic-sum")), Exit.REFUSED, id="a finding"),
+        pytest.param(FindingsError(finding("unknown-endpoint")), Exit.NOT_FOUND, id="something is not there"),
+        pytest.param(
+            FindingsError(finding("not-found"), finding("traffic-sum")), Exit.REFUSED, id="not there, and more is wrong"
+        ),
+        pytest.param(HeadgateError("no room"), Exit.REFUSED, id="an error of ours"),
+        pytest.param(click.UsageError("what?"), Exit.USAGE, id="usage"),
+        pytest.param(KeyboardInterrupt(), Exit.INTERRUPTED, id="Ctrl-C"),
+    ],
+)
+def test_every_failure_has_its_exit_code(monkeypatch: pytest.MonkeyPatch, error: BaseException, code: Exit) -> None:
+    assert run_with(monkeypatch, error) == code
+
+
+def test_a_finding_is_printed_with_why_and_fix_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_with(monkeypatch, FindingsError(finding("traffic-sum")))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "here: error[traffic-sum]: what\n  why: why\n  fix: how\n"
+
+
+def test_every_exit_code_says_what_it_means() -> None:
+    assert set(MEANING) == set(Exit)
+    assert {code.value for code in Exit} == {0, 1, 2, 3, 4, 5, 130}
+
+
+def test_an_unknown_verb_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["statsu"]) == Exit.USAGE
+    assert "statsu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["-q", "version"], ["version", "-q"], ["--no-color", "version", "-v"]])
+def test_common_options_are_understood_before_and_after_the_verb(argv: list[str]) -> None:
+    assert main.run(argv) == Exit.OK
+
+
+@pytest.mark.parametrize("argv", [["status"], ["version"], ["--help"], ["rollout", "--help"], ["down"]])
+def test_a_quick_verb_imports_nothing_heavy(argv: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from headgate_console import main\n"
+        "main.run(sys.argv[1:])\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert asked.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    shell = f"{sys.executable} -m headgate_console.main --help | head -1; exit ${{PIPESTATUS[0]}}"
+    asked = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert "Traceback" not in asked.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_name_the_program(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["completion", shell]) == Exit.OK
+    assert "_HEADGATE_COMPLETE" in capsys.readouterr().out

@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headgate import reading
+from headgate.findings import Finding
+from headgate.params import share
+from headgate.process import InstanceType, Process, Settings
+from headgate.reading import Reading
+from headgate.target import ModelPin, SourcePath
+from headgate_kit.worktree import WorkTree
+
+ENDPOINT = "name: fraud\nauth_mode: key\ntraffic:\n  blue: 90\n  green: 10\n"
+DEPLOYMENT = """\
+name: {name}
+model:
+  path: ../model/m.pkl
+code_configuration:
+  code: ../../../code
+  scoring_script: score.py
+environment:
+  conda_file: ../../../code/conda.yml
+instance_type: Small
+"""
+CONDA = """\
+channels: [conda-forge]
+dependencies:
+  - python=3.11
+  - numpy=1.24
+  - conda-forge::pandas>=2,<3
+  - pytorch
+  - pip
+  - cudatoolkit=11
+  - pip:
+      - scikit-learn[extra]==1.5.2
+"""
+BASE = {
+    "code/score.py": "def init(): ...\n",
+    "code/conda.yml": CONDA,
+    "endpoints/fraud/endpoint.yml": ENDPOINT,
+    "endpoints/fraud/model/m.pkl": "weights",
+    "endpoints/fraud/deployments/blue.yml": DEPLOYMENT.format(name="blue"),
+    "endpoints/fraud/deployments/green.yml": DEPLOYMENT.format(name="green"),
+}
+BLUE = "endpoints/fraud/deployments/blue.yml"
+
+
+@dataclass
+class Repo:
+    root: Path
+
+    def write(self, changes: Mapping[str, str | None]) -> WorkTree:
+        for path, text in changes.items():
+            file = self.root / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if text is None:
+                file.unlink()
+            else:
+                file.write_text(text)
+        return WorkTree(self.root)
+
+    def read(self, changes: Mapping[str, str | None] | None = None, **more: Any) -> Reading:
+        tree = self.write(changes or {})
+        settings = more.pop("settings", None) or reading.read_settings(tree)[0]
+        return reading.read_endpoint(tree, "fraud", settings, **more)
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Repo:
+    made = Repo(tmp_path)
+    made.write(BASE)
+    return made
+
+
+def errors(read: Reading) -> list[Finding]:
+    assert (read.target is None) == any(f.is_error for f in read.findings)
+    return [f for f in read.findings if f.is_error]
+
+
+def error(read: Reading) -> Finding:
+    (finding,) = errors(read)
+    return finding
+
+
+def blue(text: str) -> dict[str, str]:
+    return {BLUE: text}
+
+
+def test_a_commit_becomes_a_target(repo: Repo) -> None:
+    read = repo.read()
+    target = read.target
+    assert target
+    blue, green = target.deployments["blue"], target.deployments["green"]
+    assert target.traffic == {blue.revision: 900, green.revision: 100}
+    assert blue.source.scoring_script == "score.py"
+    assert blue.source.code
+    assert blue.source.code.path == "code"
+    assert blue.source.model
+    assert (blue.source.model.name, blue.source.model.version) == ("m", "1")
+    assert blue.source.environment.python == "3.11"
+    assert blue.source.environment.requirements == (
+        "numpy==1.24.*",
+        "pandas>=2,<3",
+        "torch",
+        "scikit-learn[extra]==1.5.2",
+    )
+    assert blue.source.instance_type == "small"
+    assert [(f.code, str(f.place)) for f in read.findings] == [("conda-file", "code/conda.yml:8:5")]
+
+
+def test_revisions_are_the_ones_written_down(repo: Repo) -> None:
+    target = repo.read().target
+    assert target
+    assert {name: d.revision for name, d in target.deployments.items()} == {
+        "blue": "037abcb18002fcc1",
+        "green": "2c5fccddd8fac275",
+    }
+
+
+def test_files_name_everything_the_endpoint_depends_on(repo: Repo) -> None:
+    added = {"endpoints/fraud/rollout.yml": "soak: 1m\n", "endpoints/fraud/deployments/sample-request.json": "{}"}
+    read = repo.read({**added, "headgate.yml": "removal_grace: 1m\n"})
+    expected = {*BASE, *added, "headgate.yml", "code"} - {"code/score.py"}
+    assert set(read.files) == expected
+    assert read.target
+    assert read.target.files == read.files
+    tree = WorkTree(repo.root)
+    assert all(tree.object_id(path) == object_id for path, object_id in read.files.items())
+
+
+def test_a_change_of_the_script_changes_the_revision_and_tags_do_not(repo: Repo) -> None:
+    before = repo.read().target
+    tagged = repo.read(blue(DEPLOYMENT.format(name="blue") + "tags: {a: 1}\ninstance_count: 3\n")).target
+    changed = repo.read({"code/score.py": "def init(): pass\n"}).target
+    assert before
+    assert tagged
+    assert changed
+    assert tagged.deployments["blue"].revision == before.deployments["blue"].revision
+    assert tagged.deployments["blue"].run.instance_count == 3
+    assert changed.deployments["blue"].revision != before.deployments["blue"].revision
+
+
+@pytest.mark.parametrize(
+    ("traffic", "code", "fix"),
+    [
+        ("{blue: 90, green: 5}", "traffic-sum", "raise `blue` to 95, or list the deployment that takes the other 5"),
+        ("{blue: 90, green: 20}", "traffic-sum", "lower `blue` to 80"),
+        ("{blue: 90, gren: 10}", "traffic-unknown", "did you mean `green`?"),
+    ],
+)
+def test_traffic_must_be_whole_and_known(repo: Repo, traffic: str, code: str, fix: str) -> None:
+    finding = error(repo.read({"endpoints/fraud/endpoint.yml": f"name: fraud\ntraffic: {traffic}\n"}))
+    assert (finding.code, finding.fix) == (code, fix)
+
+
+@pytest.mark.parametrize("traffic", ["{}", "{blue: 0, green: 0}"])
+def test_no_traffic_is_drained(repo: Repo, traffic: str) -> None:
+    target = repo.read({"endpoints/fraud/endpoint.yml": f"name: fraud\ntraffic: {traffic}\n"}).target
+    assert target
+    assert target.traffic == {}
+
+
+@pytest.mark.parametrize(
+    ("mirror", "codes"),
+    [
+        ("{green: 10}", []),
+        ("{blue: 10}", ["mirror-traffic"]),
+        ("{green: 10, red: 5}", ["mirror-traffic", "traffic-unknown"]),
+    ],
+)
+def test_mirror_traffic_goes_to_one_deployment_without_live_traffic(repo: Repo, mirror: str, codes: list[str]) -> None:
+    text = f"name: fraud\ntraffic: {{blue: 100}}\nmirror_traffic: {mirror}\n"
+    read = repo.read({"endpoints/fraud/endpoint.yml": text})
+    assert sorted(f.code for f in errors(read)) == codes
+    if read.target:
+        assert read.target.router.mirror == {read.target.deployments["green"].revision: 100}
+
+
+MODEL, CODE, TYPE = "path: ../model/m.pkl", "code: ../../../code", "instance_type: Small"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "place"),
+    [
+        (MODEL, "path: ../model/n.pkl", "path-missing", 3),
+        (MODEL, "path: ../../../../outside", "path-outside", 3),
+        (MODEL, "path: /etc/passwd", "path-outside", 3),
+        (MODEL, "path: ~/m", "path-outside", 3),
+        (MODEL, "path: ..\\model", "path-outside", 3),
+        (MODEL, "path: https://example.org/m", "not-here", 3),
+        (MODEL, "name: x", "missing-field", 2),
+        (CODE, "code: ../../..", "path-outside", 5),
+        (CODE, "code: ../../../code/score.py", "path-missing", 5),
+        ("scoring_script: score.py", "scoring_script: scor.py", "script-missing", 6),
+        ("scoring_script: score.py", "scoring_script: ../code/score.py", "path-outside", 6),
+        ("conda_file: ../../../code/conda.yml", "image: x\n  build: {path: .}", "not-here", 7),
+        ("name: blue", "name: green", "duplicate-name", 1),
+        ("name: blue", "name: blue\nendpoint_name: other", "name-mismatch", 2),
+        (TYPE, f"{TYPE}\nenvironment_variables: {{A: '${{{{azureml://c}}}}'}}", "secret-reference", 10),
+        (TYPE, f"{TYPE}\nenvironment_variables: {{A: [1]}}", "bad-value", 10),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_served_is_a_finding_at_its_line(repo: Repo, old: str, new: str, code: str, place: int) -> None:
+    text = DEPLOYMENT.format(name="blue").replace(old, new)
+    found = [f for f in errors(repo.read(blue(text))) if f.code != "traffic-unknown"]
+    assert [f.code for f in found] == [code]
+    line = found[0].place.line
+    assert line == place or code == "duplicate-name"
+
+
+def test_a_link_is_never_followed(repo: Repo) -> None:
+    (repo.root / "endpoints/fraud/model/link").symlink_to("/etc")
+    text = DEPLOYMENT.format(name="blue").replace("../model/m.pkl", "../model/link/passwd")
+    assert error(repo.read(blue(text))).code == "path-link"
+    (repo.root / "code/out").symlink_to("../../elsewhere")
+    assert {f.code for f in errors(repo.read(BASE))} == {"path-link"}
+    (repo.root / "code/out").unlink()
+    (repo.root / "code/alias.py").symlink_to("score.py")
+    assert repo.read().target
+
+
+def test_a_registered_model_is_looked_up(repo: Repo) -> None:
+    asked = []
+
+    def pin(ref: str) -> ModelPin:
+        asked.append(ref)
+        if "fraud" not in ref:
+            raise LookupError("known: fraud")
+        return ModelPin("fraud", "7", None, "fraud/7", "abc")
+
+    def model(ref: str) -> dict[str, str]:
+        return blue(DEPLOYMENT.format(name="blue").replace("model:\n  path: ../model/m.pkl", f"model: {ref}"))
+
+    target = repo.read(model("azureml://registries/r/models/fraud/labels/latest"), pin=pin).target
+    assert target
+    assert target.deployments["blue"].source.model == ModelPin("fraud", "7", None, "fraud/7", "abc")
+    unknown = error(repo.read(model("azureml:frd:1"), pin=pin))
+    assert (unknown.code, unknown.why) == ("model-unknown", "known: fraud")
+    assert asked == ["azureml:fraud@latest", "azureml:frd:1"]
+    assert error(repo.read(model("azureml:fraud:1"))).code == "model-unknown"
+    preview = repo.read(model("azureml:fraud:1"), settings=Settings(catalogue="models"))
+    assert "model-not-resolved" in [f.code for f in preview.findings]
+
+
+def test_a_registered_environment_is_an_alias(repo: Repo) -> None:
+    settings = Settings(environments={"sklearn-1.5": ("scikit-learn==1.5.2",)})
+
+    def environment(ref: str) -> dict[str, str]:
+        old = "environment:\n  conda_file: ../../../code/conda.yml"
+        return blue(DEPLOYMENT.format(name="blue").replace(old, f"environment: {ref}"))
+
+    registry = "azureml://registries/azureml/environments/sklearn-1.5/versions/9"
+    target = repo.read(environment(registry), settings=settings).target
+    assert target
+    assert target.deployments["blue"].source.environment.requirements == ("scikit-learn==1.5.2",)
+    assert "sklearn-1.5" in error(repo.read(environment("azureml:sklearn-1.4:1"), settings=settings)).fix
+
+
+def test_an_instance_type_must_be_known_when_any_is(repo: Repo) -> None:
+    known = Settings(instance_types={"small": InstanceType(), "large": InstanceType()})
+    assert repo.read(settings=known).target
+    finding = error(repo.read(blue(DEPLOYMENT.format(name="blue").replace("Small", "smal")), settings=known))
+    assert (finding.code, finding.fix) == ("instance-type", "did you mean `small`?")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"endpoints/fraud/endpoint.yml": None}, "endpoint-missing"),
+        ({"endpoints/fraud/endpoint.yaml": ENDPOINT}, "duplicate-name"),
+        ({"endpoints/fraud/endpoint.yml": ENDPOINT.replace("fraud", "frauds")}, "name-mismatch"),
+        ({"endpoints/fraud/endpoint.yml": ENDPOINT.replace("key", "aad_token")}, "not-here"),
+        ({"endpoints/fraud/endpoint.yml": "[" * 30_000}, "yaml-depth"),
+        ({"endpoints/fraud/endpoint.yml": "x" * 300_000}, "yaml-size"),
+        ({"endpoints/fraud/rollout.yml": "smoke: {request: other.json}\n"}, "path-missing"),
+        ({"code/conda.yml": "dependencies:\n  - pip:\n    - --index-url=https://example.org\n"}, "conda-file"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_read_is_a_finding(repo: Repo, changes: dict[str, str | None], code: str) -> None:
+    assert {f.code for f in errors(repo.read(changes))} == {code}
+
+
+def test_azures_own_fields_are_noticed(repo: Repo) -> None:
+    text = DEPLOYMENT.format(name="blue") + "app_insights_enabled: true\nscale_settings: {type: default}\n"
+    read = repo.read(blue(text))
+    assert read.target
+    assert [(f.code, str(f.place)) for f in read.findings][1:] == [("ignored-field", f"{BLUE}:10:1")]
+
+
+def test_a_conda_file_beside_the_deployments_is_no_deployment(repo: Repo) -> None:
+    assert repo.read({"endpoints/fraud/deployments/conda.yml": CONDA}).target
+
+
+def test_an_unchanged_file_is_read_once(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache: dict[Any, Any] = {}
+    first = repo.read(cache=cache)
+    opened = []
+    whole = WorkTree.read
+    monkeypatch.setattr(WorkTree, "read", lambda tree, path, limit: opened.append(path) or whole(tree, path, limit))
+    again = repo.read(blue(DEPLOYMENT.format(name="blue") + "instance_count: 2\n"), cache=cache)
+    assert opened == [BLUE]
+    assert again.findings == first.findings
+
+
+def test_a_whole_repo_is_read_by_name(repo: Repo) -> None:
+    other = {path.replace("fraud", "FRAUD"): text.replace("fraud", "FRAUD") for path, text in BASE.items()}
+    tree = repo.write({**other, "endpoints/README.md": "x"})
+    readings = reading.read_all(tree, Settings())
+    assert list(readings) == ["FRAUD", "fraud"]
+    assert readings["FRAUD"].target
+    assert error(readings["fraud"]).code == "name-case"
+
+
+def test_the_sample_request_may_lie_beside_the_deployment_or_the_endpoint(repo: Repo) -> None:
+    target = repo.read({"endpoints/fraud/sample-request.json": "{}"}).target
+    assert target
+    found = target.deployments["blue"].smoke_request
+    assert isinstance(found, SourcePath)
+    assert found.path == "endpoints/fraud/sample-request.json"
+
+
+@dataclass(frozen=True)
+class Parameters:
+    max_increase: float = share(0.005)
+    quantile: float = 0.99
+
+
+def test_gates_are_checked_against_those_installed(repo: Repo) -> None:
+    text = "gates:\n  errors: {max_increase: 0.5%}\n  latency-p99: {max_incrase: 1%}\n  eror:\n"
+    tree = repo.write({"endpoints/fraud/rollout.yml": text})
+    read = repo.read()
+    found = reading.check_gates(read, tree, {"errors": Parameters, "latency": Parameters})
+    assert [(f.code, f.place.line) for f in found] == [("gate-parameter", 3), ("gate-unknown", 4)]
+    default = repo.write({"endpoints/fraud/rollout.yml": None, "headgate.yml": "rollout:\n  gates: {eror: }\n"})
+    found = reading.check_gates(repo.read(), default, {"errors": Parameters})
+    assert str(found[0].place) == "headgate.yml:2:11"
+
+
+def test_rollout_yml_is_merged_over_the_default_process(repo: Repo) -> None:
+    changes = {"headgate.yml": "rollout: {soak: 1m, steps: [50, 100]}\n", "endpoints/fraud/rollout.yml": "soak: 30s\n"}
+    target = repo.read(changes).target
+    assert target
+    assert target.process == replace(Process(), soak_s=30.0, steps=(50.0, 100.0))

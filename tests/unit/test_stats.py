@@ -1,0 +1,246 @@
+"""The sequential tests against exact enumeration, scipy, and seeded simulation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+from scipy import optimize, stats
+
+from headgate_policies.stats import (
+    Concurrent,
+    EProcess,
+    Fixed,
+    divergence,
+    log_ratio,
+    project,
+    requests_to,
+    upper_bound,
+)
+
+ALPHA = 0.05
+
+
+def binomial(rng: random.Random, n: int, p: float) -> int:
+    return sum(rng.random() < p for _ in range(n))
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-6, 0.005, 0.3, 0.999])
+@pytest.mark.parametrize("q", [1e-6, 0.01, 0.5, 0.99])
+def test_divergence_is_the_relative_entropy_scipy_computes(p: float, q: float) -> None:
+    assert divergence(p, q) == pytest.approx(stats.entropy([p, 1 - p], [q, 1 - q]), rel=1e-6, abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "a", "stables", "b", "delta"),
+    [(5, 0.1, 95, 0.0005, 0.02), (1, 0.001, 1, 0.001, 0.005), (150, 0.5, 20, 0.3, 0.1), (1, 0.2, 10**9, 0.01, 0.05)],
+)
+def test_the_projection_is_the_minimum_scipy_finds(
+    candidates: int, a: float, stables: int, b: float, delta: float
+) -> None:
+    def distance(s: float) -> float:
+        return (candidates * divergence(a, s + delta) + stables * divergence(b, s)) / (candidates + stables)
+
+    found = project(candidates, a, stables, b, delta)
+    best = optimize.minimize_scalar(distance, bounds=(1e-12, 1 - delta - 1e-12), method="bounded").x
+    assert distance(found) <= distance(best) + 1e-12
+
+
+@pytest.mark.parametrize(("candidates", "stables"), [(1, 1), (2, 3), (4, 1), (1, 6)])
+@pytest.mark.parametrize("delta", [0.01, 0.1, 0.4])
+def test_a_bet_wins_nothing_on_average_under_any_null(candidates: int, stables: int, delta: float) -> None:
+    """Exact: every outcome of a block, on a grid of null rates, both directions, several bets."""
+    for (a, b), p, q in itertools.product(((0.6, 0.1), (0.05, 0.3), (0.99, 0.001)), _GRID, _GRID):
+        worse = a > b + delta
+        if (p <= q + delta) if worse else (p >= q + delta):
+            assert _expectation(candidates, stables, a, b, p, q, delta) <= 1 + 1e-9
+
+
+_GRID = [k / 10 for k in range(11)]
+
+
+def _expectation(n: int, m: int, a: float, b: float, p: float, q: float, delta: float) -> float:
+    s = project(n, a, m, b, delta)
+    return math.fsum(
+        math.exp(log_ratio(n, y, a, s + delta) + log_ratio(m, z, b, s))
+        * float(stats.binom.pmf(y, n, p) * stats.binom.pmf(z, m, q))
+        for y in range(n + 1)
+        for z in range(m + 1)
+    )
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.1])
+def test_the_fixed_test_is_exact_over_every_sequence_of_requests(rate: float) -> None:
+    """All 2^10 sequences, looked at after each request: how often is it ever rejected at a level of 20 %?"""
+    rejected = 0.0
+    for sequence in itertools.product((0, 1), repeat=10):
+        test = Fixed(0.1)
+        for failure in sequence:
+            test.add(1, failure)
+        if test.worse.peak >= math.log(5):
+            rejected += math.prod(rate if failure else 1 - rate for failure in sequence)
+    assert rejected <= 0.2
+
+
+@pytest.mark.parametrize(("requests", "failures"), [(30, 0), (500, 2), (20_000, 100), (7, 7)])
+def test_the_upper_bound_is_never_below_clopper_and_pearsons(requests: int, failures: int) -> None:
+    exact = 1.0 if failures == requests else stats.beta.ppf(1 - 0.01, failures + 1, requests - failures)
+    assert exact - 1e-9 <= upper_bound(requests, failures, 0.01) <= min(1.0, 3 * exact)
+
+
+def test_without_a_reference_the_upper_bound_is_one() -> None:
+    assert upper_bound(0, 0, 0.01) == 1.0
+
+
+@pytest.mark.parametrize("drifting", [False, True], ids=["steady", "drifting"])
+def test_false_failures_stay_below_the_level_at_every_look(drifting: bool) -> None:
+    """On the boundary itself, the worst null: the candidate is worse by exactly what is tolerated."""
+    rng = random.Random(20)
+    false = 0
+    for _ in range(300):
+        test = Concurrent(0.02)
+        for look in range(60):
+            base = 0.05 * (1 + 0.9 * math.sin(look / 7)) if drifting else 0.05
+            test.add(10, binomial(rng, 10, base + 0.02), 40, binomial(rng, 40, base))
+        false += test.worse.peak >= math.log(1 / ALPHA)
+    assert false / 300 <= ALPHA
+
+
+def test_false_passes_stay_below_the_level_at_every_look() -> None:
+    rng = random.Random(21)
+    false = 0
+    for _ in range(300):
+        test = Concurrent(0.05)
+        highest = 0.0
+        for _ in range(60):
+            test.add(10, binomial(rng, 10, 0.06), 40, binomial(rng, 40, 0.01))
+            highest = max(highest, test.fine.value)
+        false += highest >= math.log(1 / ALPHA)
+    assert false / 300 <= ALPHA
+
+
+@pytest.mark.parametrize(
+    ("candidate", "stable", "delta", "n", "m", "within"),
+    [
+        pytest.param(0.10, 0.0, 0.02, 5, 95, 450, id="one in ten fails, 5 % of traffic"),
+        pytest.param(1.0, 0.0, 0.005, 1, 19, 10, id="all fail"),
+        pytest.param(0.5, 0.003, 0.01, 15, 285, 30, id="every second one is slow"),
+        pytest.param(0.02, 0.005, 0.005, 100, 900, 9_000, id="0.5 % becomes 2 %"),
+    ],
+)
+def test_a_regression_is_found_within(
+    candidate: float, stable: float, delta: float, n: int, m: int, within: int
+) -> None:
+    rng = random.Random(22)
+    for _ in range(20):
+        test = Concurrent(delta)
+        for _ in range(within // n):
+            test.add(n, binomial(rng, n, candidate), m, binomial(rng, m, stable))
+        assert test.worse.peak >= math.log(1 / 0.001)
+
+
+@pytest.mark.parametrize(
+    ("delta", "n", "m", "most"),
+    [
+        pytest.param(0.05, 5, 95, 80, id="5 % tolerated"),
+        pytest.param(0.005, 5, 95, 750, id="0.5 % tolerated"),
+        pytest.param(0.005, 100, 100, 750, id="as many of each"),
+        pytest.param(0.005, 800, 3_200, 800, id="all in one look"),
+    ],
+)
+def test_without_any_failure_a_pass_takes_little_more_than_it_must(delta: float, n: int, m: int, most: int) -> None:
+    test = Concurrent(delta)
+    for _ in range(most // n):
+        test.add(n, 0, m, 0)
+    assert test.fine.value >= math.log(20)
+    assert most >= math.log(20) / delta
+
+
+def test_a_fault_that_begins_late_is_found() -> None:
+    test = Concurrent(0.02)
+    for _ in range(200):
+        test.add(20, 0, 80, 0)
+    assert test.worse.peak < math.log(100)
+    for _ in range(120):
+        test.add(20, 6, 80, 0)
+    assert test.worse.peak >= math.log(1000)
+
+
+def test_one_look_after_a_tiny_one_is_not_for_ever() -> None:
+    """A bet made on 3 requests may be far off for a million; later starts forget it."""
+    test = Concurrent(0.005)
+    test.add(3, 1, 3, 0)
+    test.add(10**6, 5_000, 10**6, 5_000)
+    for _ in range(40):
+        test.add(1_000, 5, 1_000, 5)
+    assert test.fine.value >= math.log(20)
+
+
+def test_looks_without_one_arm_are_joined_with_the_next() -> None:
+    apart, joined = Concurrent(0.05), Concurrent(0.05)
+    for _ in range(100):
+        apart.add(0, 0, 19, 0)
+        apart.add(1, 0, 0, 0)
+        joined.add(1, 0, 19, 0)
+    assert apart.fine.value == joined.fine.value >= math.log(20)
+
+
+def test_an_empty_look_changes_nothing() -> None:
+    test = Concurrent(0.05)
+    test.add(0, 0, 0, 0)
+    assert (test.fine.value, test.worse.value) == (0.0, 0.0)
+
+
+def test_a_billion_requests_do_not_overflow() -> None:
+    test = Concurrent(0.005)
+    fixed = Fixed(0.01)
+    for _ in range(5):
+        test.add(10**9, 10**6, 10**9, 10**6)
+        fixed.add(10**9, 10**6)
+    assert math.isfinite(test.fine.value)
+    assert math.isfinite(test.worse.value)
+    assert fixed.fine.value > 1e6
+
+
+def test_stakes_not_yet_bet_are_kept() -> None:
+    process = EProcess((1,))
+    process.add([-1e9])
+    assert process.value == pytest.approx(math.log(0.2))
+
+
+def test_weights_of_all_starts_add_up_to_one() -> None:
+    process = EProcess((1, 3))
+    for _ in range(1_000):
+        process.add([0.0, 0.0])
+        assert process.value == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_growth_says_how_many_requests_are_missing() -> None:
+    test = Concurrent(0.01)
+    for _ in range(20):
+        test.add(10, 0, 100, 0)
+    missing = (math.log(20) - test.fine.value) / test.growth()
+    for _ in range(math.ceil(missing / 10 * 1.3)):
+        test.add(10, 0, 100, 0)
+    assert test.fine.value >= math.log(20)
+
+
+def test_the_forecast_of_detection_holds() -> None:
+    rate, limit = 0.08, 0.03
+    spread = abs(math.log(rate / limit) - math.log((1 - rate) / (1 - limit))) * math.sqrt(rate * (1 - rate))
+    forecast = requests_to(0.001, divergence(rate, limit), spread)
+    assert forecast is not None
+    rng = random.Random(23)
+    found = 0
+    for _ in range(60):
+        test = Concurrent(0.02)
+        for _ in range(forecast // 10):
+            test.add(10, binomial(rng, 10, rate), 190, binomial(rng, 190, 0.01))
+        found += test.worse.peak >= math.log(1000)
+    assert found >= 0.9 * 60
+
+
+def test_what_does_not_grow_is_never_found() -> None:
+    assert requests_to(0.01, 0.0, 1.0) is None

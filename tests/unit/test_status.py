@@ -1,0 +1,134 @@
+"""What people read of an endpoint, in each of its states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from headgate.control import EndpointStatus
+from headgate.evidence import Result
+from headgate.findings import Finding, Place
+from headgate.rollout import Head
+from headgate.testing import World, deployment, target
+from headgate.workload import ReplicaState
+from headgate_controllers.status import agrees_with_git, endpoint_status
+
+BLUE, GREEN = deployment("blue"), deployment("green")
+B, G = BLUE.revision, GREEN.revision
+
+
+def serving() -> World:
+    return World(result=Result.INCONCLUSIVE).commit(target("b1", [BLUE], {"blue": 100}))
+
+
+def mirroring() -> World:
+    return serving().commit(target("a2", [BLUE, GREEN], {"green": 100}))
+
+
+def read(world: World, head: Head | None = None, observed: Mapping[str, int] | None = None) -> EndpointStatus:
+    return endpoint_status(
+        head or world.head,
+        url="http://r/endpoints/fraud/score",
+        route=world.route,
+        acked=world.acked,
+        replicas=tuple(world.replicas.values()),
+        observed=observed or {},
+    )
+
+
+def test_an_endpoint_at_rest_is_healthy_and_synced() -> None:
+    status = read(serving(), observed={B: 300})
+    assert (status.state, status.sync, status.message) == ("Healthy", "Synced", "")
+    (row,) = status.revisions
+    assert (row.role, row.per_mille, row.observed, row.ready, row.instances) == ("stable", 1000, 1.0, 1, 1)
+
+
+def test_a_mirror_says_what_it_waits_for() -> None:
+    status = read(mirroring(), observed={B: 3, G: 1})
+    assert (status.state, status.sync) == ("Mirroring", "OutOfSync")
+    assert status.message == "mirror: error-rate: more requests"
+    assert {r.deployment: (r.role, r.mirror_per_mille, r.observed) for r in status.revisions} == {
+        "blue": ("stable", 0, 0.75),
+        "green": ("candidate", 500, 0.25),
+    }
+    assert status.rollout
+    assert [op.state for op in status.rollout.ops] == ["passed"] * 3 + ["running"] + ["waiting"] * 4
+
+
+def test_a_step_progresses_and_a_pause_is_said() -> None:
+    world = mirroring()
+    world.result = Result.PASS
+    world.wait(10)
+    assert (read(world).state, read(world).message) == ("Progressing", "step-5: soaking")
+    paused = read(world.operate("pause"))
+    assert paused.rollout
+    assert (paused.state, paused.rollout.state) == ("Paused", "paused")
+
+
+def test_a_failure_is_rolled_back_and_names_its_revert() -> None:
+    world = mirroring()
+    world.result = Result.FAIL
+    world.run()
+    status = read(world)
+    assert status.rollout
+    assert (status.state, status.sync, status.rollout.reverted_by) == ("RolledBack", "OutOfSync", "revert-commit")
+    assert "error-rate failed at mirror" in status.message
+    assert [r.message for r in status.revisions if r.deployment == "green"] == [world.head.revisions[G].failed]
+
+
+def test_a_live_revision_without_a_ready_replica_is_degraded() -> None:
+    world = serving()
+    world.replicas = {
+        k: replace(r, state=ReplicaState.RESTARTING, message="out of memory") for k, r in world.replicas.items()
+    }
+    status = read(world)
+    assert (status.state, status.message) == ("Degraded", "no ready replica of blue")
+    assert (status.revisions[0].ready, status.revisions[0].message) == (0, "out of memory")
+
+
+def test_at_rest_is_said_only_when_every_router_worker_serves_what_is_recorded() -> None:
+    world = serving()
+    world.acked -= 1
+    assert (read(world).state, read(world).message) == (
+        "Progressing",
+        f"router workers are taking generation {world.generation}",
+    )
+    world.acked = 0
+    assert (read(world).state, read(world).message) == ("Progressing", "no router worker is heard of")
+    moved = replace(serving().head, traffic={G: 1000}, revisions=mirroring().head.revisions)
+    assert read(mirroring(), replace(moved, rollout=None)).message == "the route table is about to change"
+
+
+def test_states_of_an_endpoint_that_serves_nobody() -> None:
+    world = World()
+    assert read(world, Head("fraud", commit="c")).state == "Pending"
+    assert (read(world, Head("fraud", commit="c")).sync, read(world).generation) == ("Synced", 0)
+    drained = serving().commit(target("a2", [BLUE], {}))
+    assert read(drained).state == "Drained"
+
+
+def test_removal_and_going_back_are_said_before_all_else() -> None:
+    world = serving()
+    assert read(world.forget()).state == "Removing"
+    head = replace(serving().head, switch=target("b0", [BLUE], {"blue": 100}))
+    assert read(world, head).message == "going back to a known-good state"
+
+
+def test_a_rejected_commit_is_not_synced() -> None:
+    world = serving()
+    finding = Finding("traffic-sum", "adds up to 95", "", "", Place("endpoint.yml"))
+    status = read(world, replace(world.head, findings=(finding,)))
+    assert (status.sync, status.state, status.findings) == ("Rejected", "Healthy", (finding,))
+
+
+def test_git_and_record_are_to_agree_only_when_nothing_explains_a_difference() -> None:
+    assert agrees_with_git(serving().head)
+    assert not agrees_with_git(mirroring().head)
+    failed = mirroring()
+    failed.result = Result.FAIL
+    failed.run()
+    assert not agrees_with_git(failed.head)
+    reverted = failed.commit(replace(target("b1", [BLUE], {"blue": 100}), commit="c" * 40))
+    assert agrees_with_git(reverted.head)
+    error = Finding("yaml-syntax", "not YAML", "", "", Place("endpoint.yml"))
+    assert not agrees_with_git(replace(serving().head, findings=(error,)))

@@ -1,0 +1,117 @@
+"""Where `headgate up` runs and how it waits: defaults, refusals, back-off. No process is started here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import git
+import pytest
+
+from headgate.findings import FindingsError
+from headgate_console import ground, up
+from headgate_console.supervisor import GIVE_UP_AFTER, LONGEST_DELAY_S, delay_s, tail, trim
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HEADGATE_DATA", raising=False)
+
+
+def work_tree(tmp_path: Path) -> Path:
+    git.Repo.init(tmp_path / "eps").close()
+    return tmp_path / "eps"
+
+
+def settle(repo: str | None = None, data: str | None = None, port: int | None = None) -> ground.Ground:
+    return ground.settle(repo, None, data, "127.0.0.1", port, 2)
+
+
+def test_the_data_folder_lies_in_the_work_tree(tmp_path: Path) -> None:
+    repo = work_tree(tmp_path)
+    assert settle(str(repo)) == ground.Ground(str(repo), "", repo / ".headgate", "127.0.0.1", 8400, 2)
+
+
+def test_the_data_folder_of_a_bare_repo_or_a_url_lies_here(tmp_path: Path) -> None:
+    git.Repo.init(tmp_path / "eps.git", bare=True).close()
+    assert settle(str(tmp_path / "eps.git")).data == tmp_path / ".headgate"
+    assert settle("https://example.org/eps.git").data == tmp_path / ".headgate"
+
+
+def test_the_environment_names_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADGATE_DATA", str(tmp_path / "there"))
+    assert settle("git@example.org:eps.git").data == tmp_path / "there"
+
+
+def test_what_was_said_last_time_is_remembered(tmp_path: Path) -> None:
+    folder = tmp_path / ".headgate"
+    folder.mkdir()
+    (folder / "up.json").write_text(json.dumps({"repo": "ssh://git@example.org/eps", "branch": "live", "port": 9100}))
+    again = settle()
+    assert (again.repo, again.branch, again.port) == ("ssh://git@example.org/eps", "live", 9100)
+    assert settle(port=0).port == 0
+
+
+def test_an_unreadable_memory_is_no_memory(tmp_path: Path) -> None:
+    folder = tmp_path / ".headgate"
+    folder.mkdir()
+    (folder / "up.json").write_text("[1")
+    assert settle("https://example.org/eps").port == 8400
+
+
+def test_a_folder_that_is_no_repo_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FindingsError, match=r"no-repo.*(?s:.*)headgate init"):
+        settle(str(tmp_path))
+
+
+def test_a_password_in_the_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(FindingsError, match="secret-in-url") as caught:
+        settle("https://bot:hunter2@example.org/eps.git")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_loopback_needs_no_permission(host: str) -> None:
+    ground.check_host(host, insecure=False)
+
+
+def test_plain_http_for_others_must_be_asked_for() -> None:
+    with pytest.raises(FindingsError, match="plain-http"):
+        ground.check_host("0.0.0.0", insecure=False)
+    ground.check_host("0.0.0.0", insecure=True)
+
+
+@pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:80"), ("::1", "http://[::1]:80")])
+def test_urls_name_the_host_callers_use(host: str, url: str) -> None:
+    assert up.url_of(host, 80) == url
+
+
+def test_an_address_nobody_can_call_is_not_told_to_callers() -> None:
+    assert "0.0.0.0" not in up.url_of("0.0.0.0", 80)
+
+
+def test_the_first_death_is_answered_at_once_then_with_more_and_more_patience() -> None:
+    waits = [delay_s(deaths) for deaths in range(1, 12)]
+    assert waits[:4] == [0.0, 0.2, 0.4, 0.8]
+    assert waits == sorted(waits)
+    assert max(waits) == LONGEST_DELAY_S
+    assert sum(waits[:GIVE_UP_AFTER]) < 10, "a service that cannot start is said to be broken soon"
+
+
+def test_a_tail_is_the_last_lines_however_long_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "stderr"
+    log.write_text("".join(f"line {n}\n" for n in range(100_000)))
+    shown = tail(log, 2)
+    assert shown == "    line 99998\n    line 99999"
+    assert tail(tmp_path / "none") == "    (no log)"
+
+
+def test_a_long_log_starts_again_and_its_writer_goes_on(tmp_path: Path) -> None:
+    with (tmp_path / "stderr").open("ab", buffering=0) as writer:
+        writer.write(b"x" * 2_000)
+        trim([tmp_path], limit=1_000)
+        writer.write(b"after\n")
+        trim([tmp_path], limit=1_000)
+    assert (tmp_path / "stderr").read_bytes() == b"after\n"
+    assert (tmp_path / "stderr.1").stat().st_size == 2_000
