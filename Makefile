@@ -67,7 +67,7 @@ docs: setup  ## Regenerate what is made from code in docs/ and repo-template/; c
 
 lock: setup  ## Resolve requirements.lock again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --no-annotate --extra dev --extra cluster -o requirements.lock pyproject.toml
+		--no-emit-find-links --no-annotate --extra dev -o requirements.lock pyproject.toml
 
 clean:  ## Remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

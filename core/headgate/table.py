@@ -28,6 +28,7 @@ class RouteRevision:
     max_concurrent_per_instance: int = 1  # m
     request_timeout_ms: int = 5_000
     max_queue_wait_ms: int = 500
+    service: str = ""  # where the router finds replicas itself, `k8s:NAMESPACE/SERVICE:PORT`; empty: `upstreams`
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,9 @@ class Artifact:
     """What a build made."""
 
     digest: str  # of the bundle's content
-    location: str  # local: the bundle's folder; cluster: image@sha256:...
-    environment: str = ""  # local: the model environment's folder; cluster: in the image
+    location: str  # the bundle's folder, as the replica sees it
+    environment: str = ""  # the model environment's folder, likewise; empty: the interpreter of Headgate itself
+    image: str = ""  # what both are in, REGISTRY/NAME@sha256:...; empty: folders of this machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,11 @@ class Workload:
     memory_mb: int = 0  # sampled per process group, restarted above it; 0: no limit
     cpus: float = 0.0  # thread counts and affinity; 0: no limit
     scoring_path: str = "/score"
+    image: str = ""  # of the artifact; empty: the platform runs folders of this machine
+    instance_type: str = ""  # as the deployment names it, lower case; empty: none
+    gpus: int = 0
+    gpu_resource: str = "nvidia.com/gpu"  # or a MIG or shared profile, as headgate.yml names it
+    node_pool: str = ""  # value of the label headgate.dev/pool; empty: any node
 
 
 class ReplicaState(StrEnum):

@@ -16,9 +16,9 @@ from headgate import phases
 from headgate.plan import Op, Plan
 from headgate_pipelines import ops
 
-LABEL_ENDPOINT = "headgate.io/endpoint"
-LABEL_COMMIT = "headgate.io/commit"
-ANNOTATION_PLAN = "headgate.io/plan"
+LABEL_ENDPOINT = "headgate.dev/endpoint"
+LABEL_COMMIT = "headgate.dev/commit"
+ANNOTATION_PLAN = "headgate.dev/plan"
 ENTRY = "rollout"
 PLAIN = {
     phases.BUILD: ops.build,

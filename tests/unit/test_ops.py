@@ -67,7 +67,7 @@ def test_a_plan_becomes_a_chain_of_its_ops() -> None:
     )
     document = rollout.workflow(plan, "ro-1", image="registry.example/runner:1")
     spec = document["spec"]
-    assert document["metadata"]["annotations"] == {"headgate.io/plan": plan.hash}
+    assert document["metadata"]["annotations"] == {"headgate.dev/plan": plan.hash}
     assert spec["templates"][-1]["dag"]["tasks"] == [
         {"name": "build", "template": "build"},
         {"name": "step-5", "template": "step-5", "depends": "build"},

@@ -33,7 +33,7 @@ from headgate_pipelines.engines.local.state import NodeState, Outcome, Phase, Ru
 
 log = logging.getLogger(__name__)
 
-LABEL_ENDPOINT = "headgate.io/endpoint"
+LABEL_ENDPOINT = "headgate.dev/endpoint"
 POLL_S = (0.01, 0.25)  # how often running ops are looked at: young ones often, for an op may take milliseconds
 POLL_SHARE = 0.05  # of an op's age: its end is seen at most this much late
 RETRY_S = 1.0  # after something here failed, e.g. a full disk

@@ -1,0 +1,275 @@
+"""One cluster's API server: get, list, watch, create, apply, patch, delete, logs.
+
+Errors say what to do next: `TransientError` (away, overloaded), `ConflictError` (somebody wrote in between, or it is
+there already), `TerminalError` (refused, with the server's words). Reads its configuration as `kubectl` does:
+$KUBECONFIG, else the pod's own service account. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import urllib3
+from kubernetes import client, config
+
+from headgate.findings import ConflictError, HeadgateError, TerminalError, TransientError
+from headgate_kit.kube.kinds import POD, Kind
+
+TIMEOUT_S = 15.0  # of a single request; a webhook of the cluster may take 10
+WATCH_S = 300  # the server ends a watch after this long; a new one carries on where it stopped
+PAGE = 500  # objects of one page of a list
+MANAGER = "headgate"  # our field manager: fields of others are left alone
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+Object = dict[str, Any]
+
+
+class Gone(HeadgateError):
+    """A watch cannot carry on: list again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    type: str  # ADDED | MODIFIED | DELETED | BOOKMARK
+    object: Object
+
+
+class Cluster:
+    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+        self._api = api
+        self.namespace = namespace
+
+    @classmethod
+    def connect(cls, namespace: str = "") -> Cluster:
+        """By $KUBECONFIG, else from inside a pod. Raises TerminalError: neither is there.
+
+        Args:
+            namespace: empty: the context's or the pod's own.
+        """
+        found = client.Configuration()
+        try:
+            if POD_NAMESPACE.exists():
+                config.load_incluster_config(client_configuration=found)
+                own = POD_NAMESPACE.read_text().strip()
+            else:
+                config.load_kube_config(client_configuration=found)
+                own = config.list_kube_config_contexts()[1]["context"].get("namespace", "default")
+        except (config.ConfigException, OSError) as error:
+            raise TerminalError(f"no cluster to talk to: {error}; set KUBECONFIG, or run inside a pod") from error
+        found.connection_pool_maxsize = 32  # watches hold one each
+        found.retries = 0  # who calls us tries again, and says so
+        return cls(client.ApiClient(found), namespace or own)
+
+    def close(self) -> None:
+        self._api.close()
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def get(self, kind: Kind, name: str, *, namespace: str = "") -> Object | None:
+        """None: there is none."""
+        try:
+            return self._json("GET", self._path(kind, name, namespace))
+        except _Missing:
+            return None
+
+    def list(self, kind: Kind, *, selector: str = "", namespace: str = "") -> tuple[list[Object], str]:
+        """All of them, page by page, and the resource version to watch from. Raises Gone: a page came too late."""
+        query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
+        found: list[Object] = []
+        while True:
+            page = self._json("GET", self._path(kind, "", namespace), query)
+            # Lists leave these two out of their items; with them an item is what `get` answers.
+            found += [{"apiVersion": kind.api, "kind": kind.name, **item} for item in page.get("items") or ()]
+            meta = page.get("metadata") or {}
+            if not meta.get("continue"):
+                return found, meta.get("resourceVersion", "")
+            query["continue"] = meta["continue"]
+
+    def watch(self, kind: Kind, version: str, *, selector: str = "", namespace: str = "") -> Iterator[Event]:
+        """What changes after `version`, until the server ends it. Raises Gone; TransientError: the connection broke."""
+        query = {
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_S),
+        } | ({"labelSelector": selector} if selector else {})
+        stream = self._open("GET", self._path(kind, "", namespace), query, timeout_s=WATCH_S + TIMEOUT_S)
+        try:
+            for line in _lines(stream):
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise _error(int(event["object"].get("code", 500)), event["object"], "watch")
+                yield Event(event["type"], event["object"])
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise TransientError(f"the watch of {kind.plural} broke: {error}") from error
+        finally:
+            stream.close()
+
+    def logs(self, pod: str, container: str = "", *, follow: bool = False, tail: int = 0) -> Iterator[bytes]:
+        """Line by line. Empty: it has none, or is gone."""
+        query = {"follow": str(follow).lower()} | ({"container": container} if container else {})
+        if tail:
+            query["tailLines"] = str(tail)
+        try:
+            stream = self._open("GET", self._path(POD, pod, "", "log"), query, timeout_s=None if follow else TIMEOUT_S)
+        except (_Missing, TerminalError):  # a container that has not started has no log: 400
+            return
+        try:
+            yield from _lines(stream)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise TransientError(f"the log of {pod} broke off: {error}") from error
+        finally:
+            stream.close()
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def create(self, kind: Kind, body: Mapping[str, Any], *, namespace: str = "") -> Object:
+        """Raises ConflictError: one of that name is there."""
+        return self._json("POST", self._path(kind, "", namespace), {"fieldManager": MANAGER}, body)
+
+    def apply(self, kind: Kind, body: Mapping[str, Any], *, namespace: str = "", subresource: str = "") -> Object:
+        """Server-side apply as `MANAGER`: what we name is ours, what others own stays."""
+        full = {"apiVersion": kind.api, "kind": kind.name, **body}
+        path = self._path(kind, full["metadata"]["name"], namespace, subresource)
+        query = {"fieldManager": MANAGER, "force": "true"}
+        return self._json("PATCH", path, query, full, "application/apply-patch+yaml")
+
+    def patch(
+        self, kind: Kind, name: str, body: Mapping[str, Any], *, subresource: str = "", namespace: str = ""
+    ) -> Object | None:
+        """A JSON merge patch; with `metadata.resourceVersion` in it a compare-and-swap. None: there is none."""
+        path = self._path(kind, name, namespace, subresource)
+        try:
+            return self._json("PATCH", path, {"fieldManager": MANAGER}, body, "application/merge-patch+json")
+        except _Missing:
+            return None
+
+    def replace(
+        self, kind: Kind, body: Mapping[str, Any], *, subresource: str = "", namespace: str = ""
+    ) -> Object | None:
+        """The whole object, compared by its `metadata.resourceVersion`. None: there is none. Raises ConflictError."""
+        path = self._path(kind, body["metadata"]["name"], namespace, subresource)
+        try:
+            return self._json("PUT", path, {"fieldManager": MANAGER}, body)
+        except _Missing:
+            return None
+
+    def delete(self, kind: Kind, name: str, *, grace_s: int | None = None, namespace: str = "") -> bool:
+        """False: there was none. What it owns goes with it, afterwards."""
+        options: Object = {"propagationPolicy": "Background"}
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
+        try:
+            self._json("DELETE", self._path(kind, name, namespace), {}, options)
+        except _Missing:
+            return False
+        return True
+
+    def may(self, verb: str, kind: Kind, *, subresource: str = "") -> bool:
+        """Whether who we are may do that in our namespace."""
+        from headgate_kit.kube.kinds import ACCESS_REVIEW
+
+        group = kind.api.rpartition("/")[0]
+        asked = {"namespace": self.namespace, "verb": verb, "group": group, "resource": kind.plural}
+        if subresource:
+            asked["subresource"] = subresource
+        review = self.create(ACCESS_REVIEW, {"spec": {"resourceAttributes": asked}})
+        return bool(review["status"].get("allowed"))
+
+    def version(self) -> str:
+        """Of the API server, e.g. `v1.34.1`."""
+        return str(self._json("GET", "/version")["gitVersion"])
+
+    # --- the wire -------------------------------------------------------------------------------------------------
+
+    def _path(self, kind: Kind, name: str, namespace: str, subresource: str = "") -> str:
+        return kind.path(namespace or self.namespace, quote(name, safe=""), subresource)
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content: str = "application/json",
+    ) -> Object:
+        stream = self._open(method, path, query, body, content)
+        try:
+            found: Object = json.loads(stream.read())
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise TransientError(f"the API server's answer broke off: {error}") from error
+        finally:
+            stream.release_conn()
+        return found
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content: str = "application/json",
+        *,
+        timeout_s: float | None = TIMEOUT_S,
+    ) -> Any:
+        headers = {"Accept": "application/json", "Content-Type": content}
+        request = self._api.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params=headers,
+            body=dict(body) if body else None,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            answer = self._api.call_api(*request, _request_timeout=timeout_s).response
+        except client.ApiException as error:
+            raise TransientError(f"{method} {path}: {error.reason}") from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise TransientError(f"the API server does not answer: {error}") from error
+        if answer.status >= 300:
+            text = answer.read()
+            answer.release_conn()
+            raise _error(answer.status, _status(text), f"{method} {path}")
+        return answer
+
+
+class _Missing(TerminalError):
+    """404."""
+
+
+def _status(text: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"message": text[:200].decode(errors="replace")}
+
+
+def _error(code: int, status: Mapping[str, Any], doing: str) -> HeadgateError:
+    said = f"{doing}: {status.get('message') or status.get('reason') or code}"
+    if code == 404:
+        return _Missing(said)
+    if code == 409:
+        return ConflictError(said)
+    if code == 410:
+        return Gone(said)
+    if code == 429 or code >= 500:
+        after = (status.get("details") or {}).get("retryAfterSeconds", 1.0)
+        return TransientError(said, retry_after_s=float(after))
+    return TerminalError(said)
+
+
+def _lines(stream: Any) -> Iterator[bytes]:
+    """Lines as they come; a broken last one is not passed on."""
+    rest = b""
+    for chunk in stream.stream(amt=None, decode_content=False) if stream.chunked else iter(lambda: stream.read1(), b""):
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from (line for line in whole if line)
+    if rest:
+        yield rest
