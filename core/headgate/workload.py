@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from headgate import codec
 
 # What a platform adds to a launch's environment; servers read it.
 REPLICA = (
@@ -68,6 +71,24 @@ class Workload:
     gpus: int = 0
     gpu_resource: str = "nvidia.com/gpu"  # or a MIG or shared profile, as headgate.yml names it
     node_pool: str = ""  # value of the label headgate.dev/pool; empty: any node
+
+
+NAME_LENGTH = 63  # of a DNS label
+_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+
+def object_name(endpoint: str, revision: str, purpose: Purpose = Purpose.SERVE) -> str:
+    """What everything of one revision is called on a cluster: `<endpoint>-<revision>`, with `-smoke` when it is alone.
+
+    Returns: a DNS label that starts with a letter. Endpoints that differ in case only share one (`name-case` forbids
+    them); what does not fit into a label as it is gets a digest of it instead.
+    """
+    ending = f"-{revision}" + (f"-{purpose}" if purpose is not Purpose.SERVE else "")
+    whole = f"{endpoint.lower()}{ending}"
+    if len(whole) <= NAME_LENGTH and _LABEL.fullmatch(whole):
+        return whole
+    kept = re.sub(r"[^a-z0-9]+", "-", endpoint.lower()).strip("-0123456789")[:32].rstrip("-")
+    return f"{kept or 'endpoint'}-{codec.digest([endpoint, revision, purpose])[:16]}"
 
 
 class ReplicaState(StrEnum):
