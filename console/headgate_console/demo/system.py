@@ -13,11 +13,13 @@ from headgate import codec
 from headgate.findings import HeadgateError
 from headgate_console.connect import Control
 from headgate_console.demo.caller import Answered, Load
+from headgate_console.demo.workdir import WorkTree
 from headgate_kit.layout import DataFolder
 
 COMMAND_TIMEOUT_S = 180.0
 CALLER_ENDS_WITHIN_S = 120.0
 LOG_TAIL = 3_000  # characters
+ROUTER_WORKERS = 2
 
 
 class CommandError(HeadgateError):
@@ -48,13 +50,20 @@ class System:
             words = self.log.read_text("utf-8", "replace")[-LOG_TAIL:]
             raise CommandError(f"headgate {' '.join(arguments)} ended with {done.returncode}:\n{words}")
 
-    def up(self, origin: str, workers: int) -> None:
+    def begin(self, tree: WorkTree) -> str:
+        """Makes the endpoints repo and starts Headgate on it; answers what to tell about that."""
+        self.command("init", str(tree.folder), "--bare-origin")
         self._up = True
-        where = ("--repo", origin, "--data", str(self.data.root))
-        self.command("up", "--detach", *where, "--port", "0", "--workers", str(workers))
+        where = ("--repo", tree.origin, "--data", str(self.data.root))
+        self.command("up", "--detach", *where, "--port", "0", "--workers", str(ROUTER_WORKERS))
+        return f"Headgate runs; data folder {self.data.root}"
+
+    def pushed_at(self, tree: WorkTree) -> float:
+        """When the branch was last updated in the origin, in seconds since the epoch."""
+        return tree.pushed_at()
 
     def down(self) -> None:
-        """Stops everything that `up` started. Nothing, when it was never up."""
+        """Stops everything that `begin` started. Nothing, when it never began."""
         if self._up:
             self.command("down", "--data", str(self.data.root))
             self._up = False
