@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def registry(controller: Controller) -> CollectorRegistry:
     found = CollectorRegistry()
     found.register(_View(controller))
+    found.register(controller.reconciler.delay)
     return found
 
 

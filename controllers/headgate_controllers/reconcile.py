@@ -14,6 +14,8 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from prometheus_client import Histogram
+
 from headgate.actions import actions
 from headgate.decide import step
 from headgate.draft import Draft, Seen
@@ -35,6 +37,7 @@ BUSY_S = 0.25  # between passes of an endpoint in a rollout; news wakes it soone
 IDLE_S = 30.0  # between passes of one that has nothing to do: repairs what nobody told us of
 IDLE_PASSES_PER_S = 50  # at most, however many endpoints there are: then each is looked at less often
 CHUNK = 32  # endpoints between two looks at what is more urgent: about 50 ms
+DELAYS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # buckets
 RETRY_S = 1.0
 
 
@@ -68,6 +71,12 @@ class Reconciler:
         self._next: dict[str, float] = {}
         self._closing = False
         self._unsaid: list[tuple[str, int, Mapping[str, int]]] = []  # published, not recorded yet
+        self.delay = Histogram(
+            "headgate_reconcile_seconds",
+            "from when an endpoint was due to the end of its pass",
+            buckets=DELAYS_S,
+            registry=None,
+        )
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
 
     def start(self) -> None:
@@ -98,24 +107,27 @@ class Reconciler:
             if due is None:
                 return
             if REPO in due:
-                due.remove(REPO)
+                del due[REPO]
                 self._guarded_passes(tuple(self._guarded_look()))  # a revert waits for nobody's routine pass
-            self._guarded_passes(due)
+            self._guarded_passes(tuple(due))
+            ended = time.monotonic()
+            for at in due.values():
+                self.delay.observe(ended - at)
 
-    def _take(self) -> list[str] | None:
-        """Waits for the next entries that are due, `REPO` and at most `CHUNK` endpoints; None when closing."""
+    def _take(self) -> dict[str, float] | None:
+        """Waits for what is due, `REPO` and at most `CHUNK` endpoints, and answers since when; None when closing."""
         with self._news:
             while not self._closing:
                 now = time.monotonic()
-                due = []
-                if self._next.get(REPO, now + 1) <= now:
+                due: dict[str, float] = {}
+                if (at := self._next.get(REPO, now + 1)) <= now:
                     del self._next[REPO]
-                    due.append(REPO)
+                    due[REPO] = at
                 while self._due and self._due[0][0] <= now and len(due) < CHUNK:
                     at, endpoint = heapq.heappop(self._due)
                     if self._next.get(endpoint) == at:
                         del self._next[endpoint]
-                        due.append(endpoint)
+                        due[endpoint] = at
                 if due:
                     return due
                 self._news.wait(self._due[0][0] - now if self._due else None)

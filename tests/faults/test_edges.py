@@ -521,6 +521,8 @@ def test_metrics_are_prometheus_text_with_the_documented_names(live: System) -> 
     control = _metrics(json.loads((live.data / "control.json").read_text())["url"])
     assert control["headgate_rollout_weight"].samples
     assert control["headgate_drift"].samples[0].value == 0
+    passes = {s.name: s.value for s in control["headgate_reconcile_seconds"].samples}
+    assert passes["headgate_reconcile_seconds_count"] > 0
     states = {s.labels["endpoint"]: s.labels["state"] for s in control["headgate_endpoint_state"].samples}
     assert states["adder"] == "Healthy"
 
