@@ -7,13 +7,15 @@ import random
 import threading
 from collections.abc import Callable
 
-from headgate.findings import HeadgateError
-from headgate_kit.kube.client import Cluster, Gone, Object
+from headgate.findings import HeadgateError, TransientError
+from headgate_kit.kube.client import Cluster, Gone, Object, Watch
 from headgate_kit.kube.kinds import Kind
 
 log = logging.getLogger(__name__)
 
 PAUSE_S = (0.2, 10.0)  # between tries to reach the API server: first, most
+RESUMES = 3  # a watch that breaks this often without one event is not resumed: a list shows where we are
+CLOSE_S = 5.0
 
 Changed = Callable[[Object, bool], None]
 
@@ -33,6 +35,8 @@ class Cache:
         self._objects: dict[str, Object] = {}
         self._ready = threading.Event()
         self._closing = threading.Event()
+        self._seen = ""  # the version up to which we have followed
+        self._watch: Watch | None = None
         self._thread = threading.Thread(target=self._run, name=f"watch-{kind.plural}", daemon=True)
         self.trouble = ""  # why it cannot be kept up to date just now; empty: it can
 
@@ -42,8 +46,12 @@ class Cache:
         return self._ready.wait(wait_s)
 
     def close(self) -> None:
-        """Its thread ends with the next event or the watch's end; it holds nothing that must be given back."""
+        """Its thread ends. What it holds stays readable."""
         self._closing.set()
+        if self._watch is not None:
+            self._watch.close()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_S)
 
     @property
     def ready(self) -> bool:
@@ -59,22 +67,31 @@ class Cache:
     # --- its thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        version, pause = "", PAUSE_S[0]
+        version, pause, broken = "", PAUSE_S[0], 0
         while not self._closing.is_set():
             try:
                 version = self._follow(version) if version else self._list()
-                self.trouble, pause = "", PAUSE_S[0]
-            except Gone:
+                self.trouble, pause, broken = "", PAUSE_S[0], 0
+            except Gone as error:
+                log.info("%s: listed again: %s", self._kind.plural, error)
+                self._closing.wait(0 if version else pause)  # a list that is too old as well is not asked for at once
                 version = ""
             except HeadgateError as error:
-                self.trouble = str(error)
-                log.warning("%s: %s; tried again in %.1f s", self._kind.plural, error, pause)
-                self._closing.wait(pause * random.uniform(0.7, 1.3))
-                version, pause = "", min(pause * 2, PAUSE_S[1])
+                if self._closing.is_set():
+                    return
+                if version and self._seen != version:  # it brought news before it broke
+                    pause, broken = PAUSE_S[0], 0
+                told = error.retry_after_s if isinstance(error, TransientError) else 0.0
+                rest = max(pause * random.uniform(0.7, 1.3), told if told > 1.0 else 0.0)
+                self.trouble, broken = str(error), broken + 1
+                log.warning("%s: %s; tried again in %.1f s", self._kind.plural, error, rest)
+                self._closing.wait(rest)
+                version = self._seen if broken < RESUMES else ""
+                pause = min(pause * 2, PAUSE_S[1])
 
     def _list(self) -> str:
         found, version = self._cluster.list(self._kind, selector=self._selector)
-        fresh = {item["metadata"]["name"]: item for item in found}
+        fresh = {item["metadata"]["name"]: _lean(item) for item in found}
         known, self._objects = self._objects, fresh
         self._ready.set()
         for name, item in fresh.items():
@@ -83,24 +100,28 @@ class Cache:
                 self._tell(item, gone=False)
         for name in known.keys() - fresh.keys():
             self._tell(known[name], gone=True)
+        self._seen = version
         return version
 
     def _follow(self, version: str) -> str:
         """Until the server ends the watch; the version to go on from."""
-        for event in self._cluster.watch(self._kind, version, selector=self._selector):
-            if self._closing.is_set():
-                break
-            version = _version(event.object) or version
-            if event.type == "BOOKMARK":
-                continue
-            name = event.object["metadata"]["name"]
-            gone = event.type == "DELETED"
-            if gone:
-                self._objects.pop(name, None)
-            else:
-                self._objects[name] = event.object
-            self._tell(event.object, gone=gone)
-        return version
+        self._watch = watch = self._cluster.watch(self._kind, version, selector=self._selector)
+        if self._closing.is_set():
+            watch.close()
+        for event in watch:
+            self._seen = _version(event.object) or self._seen
+            if event.type != "BOOKMARK":
+                self._take(_lean(event.object), gone=event.type == "DELETED")
+            self.trouble = ""
+        return self._seen
+
+    def _take(self, item: Object, *, gone: bool) -> None:
+        name = item["metadata"]["name"]
+        if gone:
+            self._objects.pop(name, None)
+        else:
+            self._objects[name] = item
+        self._tell(item, gone=gone)
 
     def _tell(self, item: Object, *, gone: bool) -> None:
         if self._on_change is not None:
@@ -112,3 +133,9 @@ class Cache:
 
 def _version(item: Object) -> str:
     return str(item["metadata"].get("resourceVersion", ""))
+
+
+def _lean(item: Object) -> Object:
+    """Without what only the server needs: it is half of a small object."""
+    item["metadata"].pop("managedFields", None)
+    return item

@@ -8,6 +8,7 @@ $KUBECONFIG, else the pod's own service account. Thread-safe.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from headgate_kit.kube.kinds import POD, Kind
 
 TIMEOUT_S = 15.0  # of a single request; a webhook of the cluster may take 10
 WATCH_S = 300  # the server ends a watch after this long; a new one carries on where it stopped
+QUIET_S = 150.0  # a watch without a byte for this long is dead: bookmarks come every minute
+MOST_PATIENCE_S = 30.0  # a server that asks for more is asked again all the same
 PAGE = 500  # objects of one page of a list
 MANAGER = "headgate"  # our field manager: fields of others are left alone
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -39,6 +42,39 @@ class Event:
     object: Object
 
 
+class Watch:
+    """Events as they come, until the server ends the watch or `close` is called, from any thread.
+
+    Iterating raises Gone: list again; TransientError: the connection broke, or was silent for too long.
+    """
+
+    def __init__(self, kind: Kind, stream: Any) -> None:
+        self._kind = kind
+        self._stream = stream
+        self._closed = False
+
+    def __iter__(self) -> Iterator[Event]:
+        try:
+            for line in _lines(self._stream):
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise _error(int(event["object"].get("code", 500)), event["object"], "watch")
+                yield Event(event["type"], event["object"])
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            if not self._closed:
+                raise TransientError(f"the watch of {self._kind.plural} broke: {error}") from error
+        finally:
+            self._stream.close()
+
+    def close(self) -> None:
+        """Who iterates is woken and ends."""
+        self._closed = True
+        try:
+            self._stream.shutdown()
+        except (RuntimeError, ValueError, OSError):
+            return  # it has ended already
+
+
 class Cluster:
     def __init__(self, api: client.ApiClient, namespace: str) -> None:
         self._api = api
@@ -53,7 +89,7 @@ class Cluster:
         """
         found = client.Configuration()
         try:
-            if POD_NAMESPACE.exists():
+            if POD_NAMESPACE.exists() and not os.environ.get("KUBECONFIG"):
                 config.load_incluster_config(client_configuration=found)
                 own = POD_NAMESPACE.read_text().strip()
             else:
@@ -90,25 +126,15 @@ class Cluster:
                 return found, meta.get("resourceVersion", "")
             query["continue"] = meta["continue"]
 
-    def watch(self, kind: Kind, version: str, *, selector: str = "", namespace: str = "") -> Iterator[Event]:
-        """What changes after `version`, until the server ends it. Raises Gone; TransientError: the connection broke."""
+    def watch(self, kind: Kind, version: str, *, selector: str = "", namespace: str = "") -> Watch:
+        """What changes after `version`. Raises Gone: list again."""
         query = {
             "watch": "true",
             "resourceVersion": version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_S),
         } | ({"labelSelector": selector} if selector else {})
-        stream = self._open("GET", self._path(kind, "", namespace), query, timeout_s=WATCH_S + TIMEOUT_S)
-        try:
-            for line in _lines(stream):
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise _error(int(event["object"].get("code", 500)), event["object"], "watch")
-                yield Event(event["type"], event["object"])
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise TransientError(f"the watch of {kind.plural} broke: {error}") from error
-        finally:
-            stream.close()
+        return Watch(kind, self._open("GET", self._path(kind, "", namespace), query, timeout_s=QUIET_S))
 
     def logs(self, pod: str, container: str = "", *, follow: bool = False, tail: int = 0) -> Iterator[bytes]:
         """Line by line. Empty: it has none, or is gone."""
@@ -233,14 +259,23 @@ class Cluster:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise TransientError(f"the API server does not answer: {error}") from error
         if answer.status >= 300:
-            text = answer.read()
-            answer.release_conn()
-            raise _error(answer.status, _status(text), f"{method} {path}")
+            raise _refusal(answer, f"{method} {path}")
         return answer
 
 
 class _Missing(TerminalError):
     """404."""
+
+
+def _refusal(answer: Any, doing: str) -> HeadgateError:
+    after = answer.headers.get("Retry-After", "")
+    try:
+        status = _status(answer.read())
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        status = {"message": f"its answer broke off: {error}"}
+    finally:
+        answer.release_conn()
+    return _error(answer.status, status, doing, float(after) if after.isdigit() else 0.0)
 
 
 def _status(text: bytes) -> Mapping[str, Any]:
@@ -251,7 +286,7 @@ def _status(text: bytes) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {"message": text[:200].decode(errors="replace")}
 
 
-def _error(code: int, status: Mapping[str, Any], doing: str) -> HeadgateError:
+def _error(code: int, status: Mapping[str, Any], doing: str, after_s: float = 0.0) -> HeadgateError:
     said = f"{doing}: {status.get('message') or status.get('reason') or code}"
     if code == 404:
         return _Missing(said)
@@ -260,8 +295,8 @@ def _error(code: int, status: Mapping[str, Any], doing: str) -> HeadgateError:
     if code == 410:
         return Gone(said)
     if code == 429 or code >= 500:
-        after = (status.get("details") or {}).get("retryAfterSeconds", 1.0)
-        return TransientError(said, retry_after_s=float(after))
+        told = (status.get("details") or {}).get("retryAfterSeconds") or after_s or 1.0
+        return TransientError(said, retry_after_s=min(float(told), MOST_PATIENCE_S))
     return TerminalError(said)
 
 
