@@ -33,7 +33,7 @@ from headgate_controllers.reconcile import REPO, Reconciler
 from headgate_controllers.records.sqlite import SqliteRecord
 from headgate_controllers.repo import EndpointsRepo
 from headgate_controllers.routes import Routes, Workers
-from headgate_controllers.secrets.file import FileSecrets
+from headgate_controllers.secrets import KeyStore
 from headgate_controllers.status import agrees_with_git, endpoint_status, rollout_status
 from headgate_controllers.traces import emit
 from headgate_controllers.verify import drift
@@ -63,7 +63,7 @@ class Controller:
         reconciler: Reconciler,
         platform: Platform,
         repo: EndpointsRepo,
-        secrets: FileSecrets,
+        secrets: KeyStore,
         access: Access,
         router_url: Callable[[], str],
         room: Callable[[], tuple[Finding, ...]],

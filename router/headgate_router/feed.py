@@ -41,6 +41,28 @@ class Away(Exception):
     """The controller cannot be reached, or does not answer as one."""
 
 
+class Announced:
+    """Where the controller is, and our token for it. Read again before each dial that follows a failure.
+
+    Args:
+        control: its URL; empty: what the data folder says, for it may come back elsewhere.
+        token_file: None: the data folder's.
+    """
+
+    def __init__(self, data: DataFolder, control: str = "", token_file: Path | None = None) -> None:
+        self._file = data.control
+        self._control = control
+        self._token_file = token_file or data.token
+
+    def read(self) -> tuple[str, bytes]:
+        """URL and token. Raises Away: nobody is announced."""
+        try:
+            url = self._control or str(json.loads(self._file.read_bytes())["url"])
+            return url.rstrip("/"), self._token_file.read_bytes().strip()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Away(f"no controller is announced: {type(error).__name__}") from error
+
+
 class Feed:
     """One worker's conversation. Not thread-safe: one event loop."""
 
@@ -52,8 +74,10 @@ class Feed:
         book: Book,
         random: Random,
         clock: Callable[[], float] = time.monotonic,
+        announced: Announced | None = None,
     ) -> None:
         self._data = data
+        self._announcement = announced or Announced(data)
         self._worker = worker
         self._routes = routes
         self._book = book
@@ -216,16 +240,11 @@ class Feed:
 
     def _announced(self) -> tuple[Replica, bytes]:
         """Where the controller is now: read again after each failure, for it may come back elsewhere."""
-        try:
-            if self._controller is None:
-                url = str(json.loads(self._data.control.read_bytes())["url"]).rstrip("/")
-                self._controller = Replica(url)
-                self._prefix = url.partition("://")[2].partition("/")[2]
-                self._prefix = f"/{self._prefix}" if self._prefix else ""
-                self._token = self._data.token.read_bytes().strip()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self._controller = None
-            raise Away(f"no controller is announced: {type(error).__name__}") from error
+        if self._controller is None:
+            url, self._token = self._announcement.read()
+            self._controller = Replica(url)
+            self._prefix = url.partition("://")[2].partition("/")[2]
+            self._prefix = f"/{self._prefix}" if self._prefix else ""
         return self._controller, self._token
 
     def _hang_up(self) -> None:

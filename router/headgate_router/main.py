@@ -20,6 +20,7 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -30,7 +31,7 @@ from headgate_router import app
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.asgi import MAX_BODY, DataPath
 from headgate_router.dataplanes.builtin.guard import Guarded, sweep
-from headgate_router.feed import Feed
+from headgate_router.feed import Announced, Feed
 from headgate_router.metrics import RouterCollector
 from headgate_router.mirror import Mirrors
 from headgate_router.routes import Routes
@@ -49,6 +50,8 @@ class Settings:
     worker: str
     domain: str = "localhost"  # NAME.localhost is endpoint NAME; empty: by path only
     max_body: int = MAX_BODY  # bytes
+    control: str = ""  # the control API's URL; empty: what the data folder says
+    token_file: Path | None = None  # the control API's token; None: the data folder's
     offer: Path | None = None  # where the listening socket is handed to a new supervisor; None: it is not
 
 
@@ -61,7 +64,8 @@ class Worker:
         self.routes = Routes(draws)
         self.book = Book(time.monotonic())
         self.mirrors = Mirrors(self.book)
-        self.feed = Feed(settings.data, settings.worker, self.routes, self.book, draws)
+        announced = Announced(settings.data, settings.control, settings.token_file)
+        self.feed = Feed(settings.data, settings.worker, self.routes, self.book, draws, announced=announced)
         collector = RouterCollector(settings.worker, self.routes, self.book, self.mirrors, self.feed, time.monotonic)
         path = DataPath(self.routes, self.book, self.mirrors, draws, settings.max_body)
         self.app = app.Front(path, app.build(self.routes, collector), settings.domain)
@@ -141,6 +145,8 @@ class _Server(uvicorn.Server):
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m headgate_router", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
+    parser.add_argument("--control", default="", metavar="URL", help="the control API; default: the data folder's")
+    parser.add_argument("--token-file", type=Path, help="the control API's token; default: the data folder's")
     parser.add_argument("--worker", default="router-0", help="this worker's stable name")
     parser.add_argument("--fd", type=int, help="an inherited listening socket")
     parser.add_argument("--host", default="127.0.0.1")
@@ -157,16 +163,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what it says of single requests is the callers' doing
     data = DataFolder(arguments.data)
     try:
+        check_control(arguments.control)
         data.prepare()
         sock = _listening(arguments)
     except FindingsError as error:
         sys.exit(str(error))
     offer = arguments.offer or data.services / arguments.worker / "listen.sock"
-    worker = Worker(Settings(data, arguments.worker, arguments.domain, arguments.max_body, offer))
+    worker = Worker(
+        Settings(
+            data=data,
+            worker=arguments.worker,
+            domain=arguments.domain,
+            max_body=arguments.max_body,
+            control=arguments.control,
+            token_file=arguments.token_file,
+            offer=offer,
+        )
+    )
     host, port = sock.getsockname()[:2]
     print(f"listening on http://{host}:{port}", flush=True)
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(worker.serve(sock))
+
+
+def check_control(url: str) -> None:
+    """Raises FindingsError: this is no URL to dial."""
+    parts = urlsplit(url)
+    if url and (parts.scheme != "http" or not parts.hostname or parts.username):
+        raise FindingsError(
+            Finding(
+                code="control-url",
+                message=f"`{parts.scheme}://{parts.hostname or ''}` is no control API to dial",
+                why="a router dials plain HTTP inside one network; its token is in a file, never in the URL",
+                fix="give --control http://headgate-controller.NAMESPACE:7070",
+                place=Place("router"),
+            )
+        )
 
 
 def _listening(arguments: argparse.Namespace) -> socket.socket:

@@ -15,10 +15,12 @@ import pytest
 from headgate import codec
 from headgate.control import ExchangeReply, ExchangeRequest
 from headgate.evidence import Outcome
+from headgate.findings import FindingsError
 from headgate.table import EndpointRoute, RouteRevision, RouteTable, seal
 from headgate_kit.layout import DataFolder
 from headgate_router.count import Book
-from headgate_router.feed import Away, Feed
+from headgate_router.feed import Announced, Away, Feed
+from headgate_router.main import check_control
 from headgate_router.routes import Routes
 
 Reply = Callable[[ExchangeRequest], ExchangeReply | bytes | None]
@@ -319,3 +321,34 @@ def test_each_request_is_received_once_whatever_gets_lost(tmp_path: Path) -> Non
         second.stop()
 
     run(scenario())
+
+
+def test_a_router_in_a_pod_dials_the_url_it_was_given_with_a_token_that_is_read_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        elsewhere = DataFolder(tmp_path / "controllers-own")
+        controller = Controller(elsewhere, received)
+        await controller.start()
+        url = json.loads(elsewhere.control.read_text())["url"]
+        mounted = tmp_path / "token"
+        mounted.write_text("old\n")
+        data = DataFolder(tmp_path / "pod")
+        feed = Feed(data, "pod-1", Routes(Random(1)), Book(), Random(1), announced=Announced(data, url + "/", mounted))
+        await feed.exchange()
+        controller.reply = lambda _: None
+        with pytest.raises(Away):
+            await feed.exchange()
+        mounted.write_text("new\n")
+        controller.reply = received
+        await feed.exchange()
+        assert [controller.authorizations[0], controller.authorizations[-1]] == ["bearer old", "bearer new"]
+        controller.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("url", ["https://h:1", "h:7070", "http://", "http://user:word@h:1"])
+def test_a_url_that_cannot_be_dialled_is_a_finding_without_its_password(url: str) -> None:
+    with pytest.raises(FindingsError) as caught:
+        check_control(url)
+    assert caught.value.findings[0].code == "control-url"
+    assert "word" not in str(caught.value)

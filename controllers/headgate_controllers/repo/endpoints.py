@@ -20,6 +20,7 @@ from headgate_controllers.repo import archive
 from headgate_controllers.repo import findings as say
 from headgate_controllers.repo.archive import ARCHIVE_LIMIT
 from headgate_controllers.repo.committree import FILE, CommitTree, Entry, TreeCache, edited
+from headgate_controllers.repo.credentials import from_folder
 from headgate_controllers.repo.gitdir import GitDir, GitFailed, RepoError, is_branch, is_id, without_credentials
 from headgate_controllers.repo.origin import Origin, find_origin
 from headgate_controllers.repo.watch import LOCAL_POLL_S, REMOTE_POLL_S, Watch
@@ -48,8 +49,13 @@ class Commit:
 class EndpointsRepo:
     """Safe to use from several threads. Making one touches the mirror only; the origin is met by `fetch`."""
 
-    def __init__(self, source: str | Path, mirror: Path, branch: str | None = None) -> None:
+    def __init__(
+        self, source: str | Path, mirror: Path, branch: str | None = None, credentials: Path | None = None
+    ) -> None:
         """`branch` None or empty: the one the origin's HEAD names when it is first met; from then on that one.
+
+        Args:
+            credentials: a folder that git is to read a password or an SSH key from; None: git's own ways.
 
         Raises:
             RepoError: git is not installed, or this is no branch name.
@@ -59,6 +65,9 @@ class EndpointsRepo:
         self._source = str(source)
         self._named = without_credentials(self._source)
         self._git = GitDir.create(mirror)
+        if credentials is not None:
+            for name, value in from_folder(credentials).items():
+                self._git.remember(name, value)
         self._cache = TreeCache(self._git)
         self._trees: OrderedDict[str, CommitTree] = OrderedDict()
         self._trees_lock = threading.Lock()

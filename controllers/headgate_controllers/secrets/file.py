@@ -15,6 +15,7 @@ from typing import Any
 
 from headgate.findings import TerminalError
 from headgate_kit.files import read_json, write_atomic
+from headgate_kit.layout import DataFolder
 
 PREFIX = "hg_"  # lets secret scanners find one that was committed
 KEY_BYTES = 32
@@ -92,6 +93,11 @@ class FileSecrets:
                 f"{self._path} is damaged: restore it, or move it away and every endpoint gets new keys"
             )
         return dict(keys or {}), dict(values or {})
+
+
+def open_secrets(data: DataFolder) -> FileSecrets:
+    """Entry point `file` of group `headgate.secrets`."""
+    return FileSecrets(data.secrets)
 
 
 def _new_key() -> str:
