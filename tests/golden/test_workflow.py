@@ -14,7 +14,7 @@ from headgate.rollout import Head
 from headgate.testing import deployment, target
 from headgate_pipelines import rollout
 from headgate_pipelines.engines.local.compile import compile_workflow
-from headgate_pipelines.engines.local.run import default_images
+from headgate_pipelines.engines.local.processes import default_images
 
 FILE = Path(__file__).parent / "workflow.yml"
 WRITE = os.environ.get("HEADGATE_GOLDEN") == "write"

@@ -21,7 +21,8 @@ from headgate.rollout import Head
 from headgate.testing import deployment, target
 from headgate_kit.layout import DataFolder
 from headgate_pipelines import contract, ops, rollout
-from headgate_pipelines.engines.local.run import LocalEngine, default_images
+from headgate_pipelines.engines.local.processes import default_images
+from headgate_pipelines.engines.local.run import LocalEngine
 
 DEADLINE_S = 30.0
 
@@ -334,7 +335,7 @@ def test_an_image_nobody_mapped_is_refused_when_submitted(engine: LocalEngine) -
 
 
 def test_old_finished_workflows_leave_only_their_name(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headgate_pipelines.engines.local.journal.KEPT", 2)
+    monkeypatch.setattr("headgate_pipelines.engines.local.processes.Processes.kept", 2)
     engine = LocalEngine(data, images={**default_images(), "python": {"python": (sys.executable, "-S", "-E")}})
     engine.start()
     for number in range(4):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headgate.findings import Finding, Place, SpecError
-from headgate_pipelines.contract import OUTPUTS
+from headgate_pipelines.contract import COMMAND, OUTPUTS
 from headgate_pipelines.engines.local import boolean, fields
 from headgate_pipelines.engines.local.retries import read_retry
 from headgate_pipelines.engines.local.spec import Child, Group, Leaf, Node, Output, Ref, Source, Spec, Text
@@ -31,11 +31,12 @@ DEEPEST = 20  # groups in groups
 MOST_NODES = 2_000
 
 
-def compile_workflow(document: Mapping[str, Any], images: Images) -> Spec:
+def compile_workflow(document: Mapping[str, Any], images: Images | None) -> Spec:
     """The document as a spec.
 
     Args:
         images: what a container's command means on this machine; any other image or command is refused.
+            None: containers run as they are.
     Raises:
         SpecError: every reason why it cannot run here.
     """
@@ -54,7 +55,7 @@ def label(document: Mapping[str, Any], name: str) -> str:
 @dataclass
 class _Compiler:
     document: Mapping[str, Any]
-    images: Images
+    images: Images | None
     findings: list[Finding] = field(default_factory=list)
     templates: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     globals: dict[str, str] = field(default_factory=dict)
@@ -78,7 +79,8 @@ class _Compiler:
         root = self.entry(spec, "entrypoint", path="")
         on_exit = self.entry(spec, "onExit", path=ON_EXIT) if spec.get("onExit") else None
         deadline = self.seconds("spec.activeDeadlineSeconds", spec.get("activeDeadlineSeconds"))
-        return Spec(self.name, root, on_exit, deadline) if root is not None else None
+        labels = {str(k): str(v) for k, v in ((self.document.get("metadata") or {}).get("labels") or {}).items()}
+        return Spec(self.name, root, on_exit, deadline, labels) if root is not None else None
 
     def arguments(self, spec: Mapping[str, Any]) -> dict[str, str]:
         found = {}
@@ -161,8 +163,22 @@ class _Compiler:
             retry=read_retry(template.get("retryStrategy"), scope.where, self),
             timeout_s=self.seconds(f"{scope.where}.timeout", template.get("timeout")),
             attempt_s=self.seconds(f"{scope.where}.activeDeadlineSeconds", template.get("activeDeadlineSeconds")),
+            image=str(block.get("image") or ""),
+            pod={name: at[name] for at, name in _places(template, block) if at.get(name)},
         )
+        if self.images is None:
+            self.fits_a_pod(node, scope)
         return node, {o.name: (Ref(Source.OUTPUT, path, o.name),) for o in outputs}
+
+    def fits_a_pod(self, leaf: Leaf, scope: Scope) -> None:
+        """What only a folder or Argo's own executor can do is refused."""
+        fix = "run this workflow on Argo Workflows"
+        if leaf.script is not None:
+            self.refuse(scope.where, "a script has no file in a pod", "nothing stages it there", f"use args, or {fix}")
+        ours = tuple(word for text in leaf.argv[: len(COMMAND)] for word in text) == COMMAND
+        if not ours and any(output.default is None for output in leaf.outputs):
+            why = "a pod's files cannot be read from outside; only Headgate's own ops hand their outputs over"
+            self.refuse(scope.where, "its output parameters cannot be read here", why, f"give defaults, or {fix}")
 
     def argv(self, block: Mapping[str, Any], scope: Scope) -> tuple[Text, ...]:
         image, command = str(block.get("image") or ""), [str(c) for c in block.get("command") or ()]
@@ -170,13 +186,18 @@ class _Compiler:
             why = "without it a cluster asks the image registry for the entrypoint; here there is no image"
             self.refuse(scope.where, "`command` is not set", why, "set it")
             return ()
+        args = [fields.text_of(a) for a in block.get("args") or ()]
+        if self.images is None:
+            if not image:
+                self.refuse(scope.where, "`image` is not set", "", "set it")
+            return tuple(self.text(word, scope) for word in (*command, *args))
         here = self.images.get(image)
         if here is None or command[0] not in here:
             known = "; ".join(f"{i}: {', '.join(commands)}" for i, commands in sorted(self.images.items()))
             message = f"`{command[0]}` of image `{image}` is not known here"
             self.refuse(scope.where, message, f"no container runs locally; known are {known}", "use one of these")
             return ()
-        words = [*command[1:], *(fields.text_of(a) for a in block.get("args") or ())]
+        words = (*command[1:], *args)
         return (*((str(part),) for part in here[command[0]]), *(self.text(word, scope) for word in words))
 
     def env(self, block: Mapping[str, Any], scope: Scope) -> dict[str, Text]:
@@ -351,6 +372,11 @@ class _Call:
     after: tuple[str, ...]
     when: boolean.Expression
     before: frozenset[str] = frozenset()
+
+
+def _places(template: Mapping[str, Any], block: Mapping[str, Any]) -> tuple[tuple[Mapping[str, Any], str], ...]:
+    """Where a template says on what a pod runs."""
+    return (block, "resources"), (template, "nodeSelector"), (template, "tolerations")
 
 
 def _task_result(match: re.Match[str]) -> boolean.Expression:

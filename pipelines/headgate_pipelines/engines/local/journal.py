@@ -30,7 +30,6 @@ CREATE TABLE IF NOT EXISTS workflow (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS running ON workflow (phase) WHERE phase = 'Running';
 """
-KEPT = 20  # finished workflows of one endpoint whose logs stay
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +95,19 @@ class Journal:
             for name, document, state, stop in rows
         ]
 
-    def outlived(self) -> list[str]:
-        """Finished workflows beyond the newest `KEPT` of their endpoint whose folders are still there."""
+    def outlived(self, kept: int) -> list[str]:
+        """Finished workflows beyond the newest `kept` of their endpoint whose attempts' traces are still there."""
         with self._lock:
             rows = self._database.execute(
                 "SELECT name FROM (SELECT name, collected, row_number() OVER"
                 " (PARTITION BY endpoint ORDER BY submitted_at DESC, name DESC) AS place"
                 " FROM workflow WHERE phase != ?) WHERE place > ? AND NOT collected",
-                (Phase.RUNNING, KEPT),
+                (Phase.RUNNING, kept),
             ).fetchall()
         return [name for (name,) in rows]
 
     def collect(self, name: str) -> None:
-        """Its folder is gone; what stays is its name and how it ended."""
+        """Its traces are gone; what stays is its name and how it ended."""
         with self._lock:
             self._database.execute("UPDATE workflow SET collected = 1, document = '{}' WHERE name = ?", (name,))
 

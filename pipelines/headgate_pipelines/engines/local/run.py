@@ -1,34 +1,30 @@
-"""The local engine: Argo Workflows (a subset) on one machine, without a cluster.
+"""The local engine: Argo Workflows (a subset) without Argo.
 
-One thread looks at what runs, asks `operate` what happens next, journals the answer, and only then acts. Ops run under
-the shim and outlive it: an engine that is killed loses nothing, the next one reads the journal and the ops' folders and
-carries on. Refuses what it cannot run when it is submitted, by name.
+One thread looks at what runs, asks `operate` what happens next, journals the answer, and only then acts. Ops (processes
+under the shim, or pods) outlive it: an engine that is killed loses nothing, the next one reads the journal, looks at
+the attempts and carries on. Refuses what it cannot run when it is submitted, by name.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from headgate.findings import HeadgateError, SpecError
 from headgate.ports import Run
-from headgate_kit.child import Absent, Exited, Lost
 from headgate_kit.layout import DataFolder
-from headgate_pipelines import contract
-from headgate_pipelines.engines.local.attempts import Attempt
+from headgate_pipelines.engines.local.attempt import Attempt, Attempts, Gone
 from headgate_pipelines.engines.local.compile import Images, compile_workflow, label
 from headgate_pipelines.engines.local.journal import Journal
-from headgate_pipelines.engines.local.operate import Start, operate
-from headgate_pipelines.engines.local.spec import Leaf, Spec
+from headgate_pipelines.engines.local.operate import operate
+from headgate_pipelines.engines.local.processes import Processes
+from headgate_pipelines.engines.local.spec import Spec
 from headgate_pipelines.engines.local.state import NodeState, Outcome, Phase, RunState
 
 log = logging.getLogger(__name__)
@@ -43,13 +39,6 @@ CLOSE_S = 10.0  # to wait for them at the end
 Env = Callable[[str], Mapping[str, str]] | Mapping[str, str]
 
 
-def default_images() -> dict[str, dict[str, tuple[str, ...]]]:
-    """What containers mean on this machine: our runner and plain Python are the interpreter Headgate runs on."""
-    python: dict[str, tuple[str, ...]] = {"python": (sys.executable,), "python3": (sys.executable,)}
-    here = f"python:{sys.version_info.major}.{sys.version_info.minor}"
-    return {contract.IMAGE: python, "python": python, here: python}
-
-
 @dataclass
 class _Live:
     """A workflow that runs."""
@@ -59,7 +48,7 @@ class _Live:
     stop: bool
     wake_at: float | None = 0.0  # None: nothing but an op's end or a person changes anything
     not_before: float = 0.0  # after a failure of ours
-    busy: set[Path] = field(default_factory=set)  # attempts being started or stopped just now
+    busy: set[str] = field(default_factory=set)  # attempts being started or stopped just now
 
 
 class LocalEngine:
@@ -68,6 +57,7 @@ class LocalEngine:
     Args:
         data: `data.engine` is the journal, `data.ops` the attempts.
         images: what each image's commands mean here; None: `default_images()`.
+        attempts: where ops run; None: as processes of this machine.
         env: added to every op's environment; a function of the workflow's name for what differs, e.g. its token.
         on_change: told a workflow's name after it was journaled anew; called on the engine's thread.
         clock: seconds since the epoch.
@@ -78,12 +68,12 @@ class LocalEngine:
         data: DataFolder,
         *,
         images: Images | None = None,
+        attempts: Attempts | None = None,
         env: Env | None = None,
         on_change: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._data = data
-        self._images = default_images() if images is None else images
+        self._attempts: Attempts = attempts or Processes(data, images)
         self._env: Env = env or {}
         self._on_change = on_change
         self._clock = clock
@@ -100,7 +90,7 @@ class LocalEngine:
 
     def submit(self, workflow: Mapping[str, Any]) -> None:
         """Starts it; one of that name already known is left as it is. Raises SpecError: it cannot run here."""
-        spec = compile_workflow(workflow, self._images)
+        spec = compile_workflow(workflow, self._attempts.images)
         if self._journal.add(spec.name, label(workflow, LABEL_ENDPOINT), workflow, self._clock()):
             self._wake(news=True)
 
@@ -121,6 +111,7 @@ class LocalEngine:
     def start(self) -> None:
         """Carries on with every workflow that has not ended."""
         self._new.set()
+        self._attempts.start(self._bell.set)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -131,6 +122,7 @@ class LocalEngine:
         if self._thread is not None:
             self._thread.join(CLOSE_S)
         self._beside.shutdown(wait=True, cancel_futures=True)
+        self._attempts.close()
         self._journal.close()
 
     def _wake(self, *, news: bool = False) -> None:
@@ -174,7 +166,9 @@ class LocalEngine:
             if live.wake_at is not None:
                 found.append(max(0.0, live.wake_at - now))
             ages = [now - node.attempt_at for node in live.state.nodes.values() if node.running]
-            if ages:
+            if ages and not self._attempts.polled:
+                found.append(RETRY_S)  # for what only time tells, such as an image that cannot be pulled
+            elif ages:
                 found.append(min(max(min(ages) * POLL_SHARE, POLL_S[0]), POLL_S[1]))
         return min(found) if found else None
 
@@ -187,7 +181,7 @@ class LocalEngine:
                 known.stop = row.stop
                 continue
             try:
-                spec = compile_workflow(row.document, self._images)
+                spec = compile_workflow(row.document, self._attempts.images)
             except SpecError as error:
                 # It was accepted by an engine that knew its images: say so, rather than hold it for ever.
                 ended = RunState(row.state.started_at, row.state.nodes, phase=Phase.ERROR, message=str(error))
@@ -197,10 +191,12 @@ class LocalEngine:
             self._live[row.name] = _Live(spec, row.state, row.stop)
 
     def _pass(self, name: str, live: _Live) -> None:
-        running = self._running(name, live)
+        running = self._running(live)
         outcomes = self._outcomes(live, running)
         decision = operate(live.spec, live.state, outcomes, self._clock(), stop=live.stop)
         changed = decision.state != live.state
+        if decision.state.phase is not Phase.RUNNING:
+            self._attempts.over(name, good=decision.state.phase is Phase.SUCCEEDED)
         if changed:
             self._journal.write(name, decision.state)  # first; what follows is safe to repeat
             live.state = decision.state
@@ -208,12 +204,12 @@ class LocalEngine:
         for path in outcomes:
             running[path].forget_secrets()
         for start in decision.start:
-            attempt = self._attempt(name, start.leaf, start.attempt)
+            attempt = self._attempts.of(live.spec, start.leaf, start.attempt)
             known = running.get(start.leaf.path)
-            if known is None or known.folder != attempt.folder or isinstance(attempt.look(), Absent | Lost):
-                self._do(live, attempt, lambda a=attempt, s=start: a.start(s, self._environment(name, s)))  # type: ignore[misc]
+            if known is None or known.key != attempt.key or isinstance(attempt.look(), Gone):
+                self._do(live, attempt, lambda a=attempt, s=start: a.start(s, self._environment(name)))  # type: ignore[misc]
         for stop in decision.stop:
-            attempt = self._attempt(name, stop.leaf, stop.attempt)
+            attempt = self._attempts.of(live.spec, stop.leaf, stop.attempt)
             self._do(live, attempt, attempt.stop)
         if live.state.phase is not Phase.RUNNING:
             del self._live[name]
@@ -221,18 +217,15 @@ class LocalEngine:
         if changed:
             self._tell(name)
 
-    def _running(self, name: str, live: _Live) -> dict[str, Attempt]:
+    def _running(self, live: _Live) -> dict[str, Attempt]:
         leaves = {leaf.path: leaf for leaf in live.spec.leaves()}
         nodes = {path: node for path, node in live.state.nodes.items() if node.running}
-        return {path: self._attempt(name, leaves[path], node.attempt) for path, node in nodes.items()}
-
-    def _attempt(self, name: str, leaf: Leaf, number: int) -> Attempt:
-        return Attempt(self._data.ops, name, leaf, number)
+        return {path: self._attempts.of(live.spec, leaves[path], node.attempt) for path, node in nodes.items()}
 
     def _outcomes(self, live: _Live, running: Mapping[str, Attempt]) -> dict[str, Outcome]:
         found = {}
         for path, attempt in running.items():
-            if attempt.folder not in live.busy:
+            if attempt.key not in live.busy:
                 outcome = _outcome(attempt, live.state.nodes[path])
                 if outcome is not None:
                     found[path] = outcome
@@ -240,24 +233,22 @@ class LocalEngine:
 
     def _do(self, live: _Live, attempt: Attempt, work: Callable[[], None]) -> None:
         """Beside the loop, one at a time for each attempt."""
-        if attempt.folder in live.busy:
+        if attempt.key in live.busy:
             return
-        live.busy.add(attempt.folder)
+        live.busy.add(attempt.key)
 
         def run() -> None:
             try:
                 if not self._guarded(work):
                     live.not_before = self._clock() + RETRY_S
             finally:
-                live.busy.discard(attempt.folder)
+                live.busy.discard(attempt.key)
                 self._bell.set()
 
         self._beside.submit(run)
 
-    def _environment(self, name: str, start: Start) -> Mapping[str, str]:
-        given = self._env(name) if callable(self._env) else self._env
-        here = {contract.ENV_DATA: str(self._data.root), contract.ENV_CONTROL_FILE: str(self._data.control)}
-        return {**here, **given}
+    def _environment(self, name: str) -> Mapping[str, str]:
+        return self._env(name) if callable(self._env) else self._env
 
     # --- afterwards -----------------------------------------------------------------------------------------------
 
@@ -266,16 +257,14 @@ class LocalEngine:
             self._on_change(name)
 
     def _collect(self) -> None:
-        for name in self._journal.outlived():
-            shutil.rmtree(self._data.ops / name, ignore_errors=True)
+        for name in self._journal.outlived(self._attempts.kept):
+            self._attempts.collect(name)
             self._journal.collect(name)
 
 
 def _outcome(attempt: Attempt, node: NodeState) -> Outcome | None:
     """How it ended; None: it runs, or has to be started (again): what was lost is run under the same op-key."""
-    match attempt.look():
-        case Exited(code):
-            return attempt.outcome(code)
-        case Absent() | Lost() if node.stopping:
-            return Outcome(None, node.stopping)
-    return None
+    found = attempt.look()
+    if node.stopping and (isinstance(found, Gone) or (isinstance(found, Outcome) and found.exit_code is None)):
+        return Outcome(None, node.stopping)
+    return found if isinstance(found, Outcome) else None

@@ -6,8 +6,9 @@ Made by `compile.py`, advanced by `operate.py`. Frozen and complete: nothing her
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from headgate_pipelines.engines.local.boolean import ALWAYS, Expression
 
@@ -72,6 +73,8 @@ class Leaf:
     retry: Retry | None = None
     timeout_s: float | None = None  # of the node, over all its attempts
     attempt_s: float | None = None  # of one attempt
+    image: str = ""  # read where containers run
+    pod: Mapping[str, Any] = field(default_factory=dict)  # resources, nodeSelector, tolerations: likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Spec:
     root: Node
     on_exit: Node | None = None
     deadline_s: float | None = None  # of the whole, without onExit
+    labels: Mapping[str, str] = field(default_factory=dict)  # of the workflow
 
     def leaves(self) -> Iterator[Leaf]:
         """Every leaf, onExit's last."""

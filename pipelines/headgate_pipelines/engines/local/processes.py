@@ -1,4 +1,4 @@
-"""One attempt of one op: its folder, its process under the shim, its output files.
+"""An attempt as a process of this machine: its folder, its process under the shim, its output files.
 
     OPS/<workflow>/<node>/<attempt>/   stdout, stderr, outputs/, work/ (its current folder), and what the shim keeps
 
@@ -8,13 +8,19 @@ Refuses to run anything twice: whether it runs, has ended or was lost is read fr
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from headgate_kit import child
+from headgate_kit.child import Absent, Exited, Lost
+from headgate_kit.layout import DataFolder
 from headgate_pipelines import contract
+from headgate_pipelines.engines.local.attempt import Gone, Runs, State
+from headgate_pipelines.engines.local.compile import Images
 from headgate_pipelines.engines.local.operate import Start
-from headgate_pipelines.engines.local.spec import Leaf
+from headgate_pipelines.engines.local.spec import Leaf, Spec
 from headgate_pipelines.engines.local.state import Outcome
 
 STOP_GRACE_S = 5.0  # between SIGTERM and SIGKILL
@@ -30,14 +36,62 @@ INHERITED = {
 INHERITED_PREFIXES = ("LC_", "UV_", "PIP_")  # build installs packages as the person at the keyboard would
 
 
-class Attempt:
-    def __init__(self, ops: Path, workflow: str, leaf: Leaf, number: int) -> None:
-        self.leaf = leaf
-        self.folder = ops / workflow / leaf.path / str(number)
-        self.outputs = self.folder / "outputs"
+def default_images() -> dict[str, dict[str, tuple[str, ...]]]:
+    """What containers mean on this machine: our runner and plain Python are the interpreter Headgate runs on."""
+    python: dict[str, tuple[str, ...]] = {"python": (sys.executable,), "python3": (sys.executable,)}
+    here = f"python:{sys.version_info.major}.{sys.version_info.minor}"
+    return {contract.IMAGE: python, "python": python, here: python}
 
-    def look(self) -> child.State:
-        return child.state(self.folder)
+
+class Processes:
+    """`Attempts` of this machine.
+
+    Args:
+        data: `data.ops` holds a folder for each attempt; every op is told where the data folder is.
+        images: what each image's commands mean here; None: `default_images()`.
+    """
+
+    kept = 20
+    polled = True
+
+    def __init__(self, data: DataFolder, images: Images | None = None) -> None:
+        self._data = data
+        self.images: Images = default_images() if images is None else images
+
+    def of(self, spec: Spec, leaf: Leaf, number: int) -> ProcessAttempt:
+        return ProcessAttempt(self._data, spec.name, leaf, number)
+
+    def start(self, wake: Callable[[], None]) -> None:
+        """Nothing runs in between."""
+
+    def close(self) -> None:
+        """Ops run on."""
+
+    def over(self, workflow: str, *, good: bool) -> None:
+        """Logs stay; each attempt's secrets went when it ended."""
+
+    def collect(self, workflow: str) -> None:
+        shutil.rmtree(self._data.ops / workflow, ignore_errors=True)
+
+
+class ProcessAttempt:
+    def __init__(self, data: DataFolder, workflow: str, leaf: Leaf, number: int) -> None:
+        self.leaf = leaf
+        self.folder = data.ops / workflow / leaf.path / str(number)
+        self.outputs = self.folder / "outputs"
+        self._data = data
+
+    @property
+    def key(self) -> str:
+        return str(self.folder)
+
+    def look(self) -> State:
+        match child.state(self.folder):
+            case Exited(code):
+                return self.outcome(code)
+            case Absent() | Lost():
+                return Gone()
+        return Runs()
 
     def start(self, start: Start, env: Mapping[str, str]) -> None:
         """Has it running. Raises TransientError (a full disk too): nothing was started."""
@@ -50,7 +104,12 @@ class Attempt:
             script.write_text(self._here(start.script), encoding="utf-8")
             argv.append(str(script))
         own = {name: self._here(value) for name, value in start.env.items()}
-        base = {contract.ENV_OUTPUTS: str(self.outputs), "PYTHONUNBUFFERED": "1"}
+        base = {
+            contract.ENV_OUTPUTS: str(self.outputs),
+            contract.ENV_DATA: str(self._data.root),
+            contract.ENV_CONTROL_FILE: str(self._data.control),
+            "PYTHONUNBUFFERED": "1",
+        }
         child.start(self.folder, argv, env={**inherited(), **base, **env, **own}, cwd=work)
 
     def stop(self) -> None:
