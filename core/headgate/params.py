@@ -15,10 +15,34 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
-Faults = tuple[tuple[str, str], ...]
+
+
+class Fault(NamedTuple):
+    """One parameter that cannot be taken."""
+
+    key: str  # empty: the block as a whole
+    message: str
+    line: int = 0  # inside the parameter's text, from 1; 0: the parameter as a whole
+    column: int = 0
+    fix: str = ""  # empty: correct or delete it
+    code: str = "gate-parameter"  # of its finding
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}" if self.key else self.message
+
+
+class ParameterError(ValueError):
+    """What a dataclass of parameters that checks itself may raise, to say more than a text."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+Faults = tuple[Fault, ...]
 
 _KIND, _LOW, _HIGH = "headgate.kind", "headgate.low", "headgate.high"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -53,7 +77,9 @@ def _field(default: Any, kind: str, low: float, high: float) -> Any:
 def resolve_name(name: str, known: Mapping[str, type]) -> tuple[str, dict[str, Any]] | None:
     """The gate a name in rollout.yml means, and the parameters the name itself sets. None: no such gate.
 
-    `latency-p99` is the gate `latency` with `quantile: 0.99`, for any gate whose parameters have a quantile.
+    `latency-p99` is the gate `latency` with `quantile: 0.99`, for any gate whose parameters have a quantile;
+    `expr-errors` is the gate `expr` with `label: errors`, for any whose parameters have a label: so one gate can be
+    in a rollout several times.
 
     Args:
         known: gate name -> its parameters' dataclass.
@@ -61,35 +87,43 @@ def resolve_name(name: str, known: Mapping[str, type]) -> tuple[str, dict[str, A
     if name in known:
         return name, {}
     match = _QUANTILE.fullmatch(name)
-    gate = match["gate"] if match else ""
-    if match is None or gate not in known or "quantile" not in {f.name for f in dataclasses.fields(known[gate])}:
-        return None
-    return gate, {"quantile": round(float(match["digits"]) / 100, 9)}
+    if match is not None and "quantile" in _names(known.get(match["gate"])):
+        return match["gate"], {"quantile": round(float(match["digits"]) / 100, 9)}
+    for gate in sorted(known, key=len, reverse=True):
+        if name.startswith(f"{gate}-") and "label" in _names(known[gate]):
+            return gate, {"label": name.removeprefix(f"{gate}-")}
+    return None
+
+
+def _names(params_type: Any) -> set[str]:
+    return {f.name for f in dataclasses.fields(params_type)} if params_type is not None else set()
 
 
 def parse(params_type: type[T], data: Mapping[str, Any]) -> tuple[T | None, Faults]:
     """Fills `params_type` from a mapping.
 
     Returns:
-        (value, ()) or (None, faults); a fault is (key, message), the empty key for the block as a whole.
+        (value, ()) or (None, faults).
     """
     fields, hints = _shape(params_type)  # type: ignore[arg-type]
     values: dict[str, Any] = {}
-    faults: list[tuple[str, str]] = []
+    faults: list[Fault] = []
     for key, raw in data.items():
         if key not in fields:
-            faults.append((str(key), _unknown(str(key), fields)))
+            faults.append(Fault(str(key), _unknown(str(key), fields)))
             continue
         try:
             values[key] = _read(raw, fields[key], hints[key])
         except ValueError as error:
-            faults.append((key, str(error)))
+            faults.append(Fault(key, str(error)))
     if faults:
         return None, tuple(faults)
     try:
         return params_type(**values), ()
+    except ParameterError as error:
+        return None, (error.fault,)
     except (TypeError, ValueError) as error:  # a dataclass that checks itself, or a field without a default
-        return None, (("", str(error)),)
+        return None, (Fault("", str(error)),)
 
 
 @functools.cache

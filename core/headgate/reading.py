@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from headgate import conda, params, settings, spec
+from headgate import conda, gateblocks, settings, spec
 from headgate.assets import Assets, Pin
 from headgate.check import closest
 from headgate.findings import Finding, Place, in_order
+from headgate.gateblocks import SETTINGS
 from headgate.paths import Paths, read_text
 from headgate.ports import Tree
 from headgate.process import Process, Settings
@@ -23,7 +24,6 @@ from headgate.target import DeploymentTarget, RouterSettings, RunSettings, Sourc
 from headgate.traffic import per_mille
 from headgate.yamltext import Document, parse
 
-SETTINGS = "headgate.yml"
 ROOT = "endpoints"
 CACHED = 200_000  # entries; a cache that grew past it starts again
 SUFFIXES = (".yml", ".yaml")
@@ -202,13 +202,15 @@ class _Endpoint:
         return not same
 
     def _process(self) -> Process:
-        base = self.assets.settings.process
+        process = self.assets.settings.process
         path = next((p for p in (f"{self.folder}/rollout{s}" for s in SUFFIXES) if p in self.listing), None)
         document: Document | None = self._parsed(path, "text", lambda d: (d, ())) if path else None
-        if document is None:
-            return base
-        process, found = settings.read_process(document, base)
-        self.findings += found
+        own = document if document and isinstance(document.value, dict) and "gates" in document.value else None
+        if document is not None:
+            process, found = settings.read_process(document, process)
+            self.findings += found
+        process, missing = gateblocks.with_files(process, self.paths, self.folder if own else "", own)
+        self.findings += missing
         return process
 
     def _parsed(self, path: str, kind: str, read: Any) -> Any:
@@ -354,35 +356,4 @@ def check_gates(reading: Reading, tree: Tree, known: Mapping[str, Any]) -> tuple
     """
     if reading.target is None:
         return ()
-    found = []
-    for name, asked in reading.target.process.gates.items():
-        resolved = params.resolve_name(name, known)
-        if resolved is None:
-            near = closest(name, known)
-            fix = f"did you mean `{near}`?" if near else f"use one of {', '.join(sorted(known))}, or install it"
-            place = _gate_place(reading, tree, name, "")
-            found.append(Finding("gate-unknown", f"there is no gate `{name}`", "no plugin has it", fix, place))
-            continue
-        gate, implied = resolved
-        for key, message in params.parse(known[gate], {**implied, **asked})[1]:
-            place = _gate_place(reading, tree, name, key)
-            why = f"parameters of the gate `{gate}`"
-            found.append(Finding("gate-parameter", f"gate `{name}`: {message}", why, "correct or delete it", place))
-    return in_order(found)
-
-
-def _gate_place(reading: Reading, tree: Tree, name: str, key: str) -> Place:
-    """Where a gate, or one of its parameters, is written: in rollout.yml, else in headgate.yml."""
-    for path in sorted(reading.files, key=lambda p: p == SETTINGS):
-        under: tuple[str, ...] = ("rollout", "gates") if path == SETTINGS else ("gates",)
-        if path != SETTINGS and not path.rsplit("/", 1)[-1].startswith("rollout."):
-            continue
-        data = read_text(tree, path)
-        document = parse(data, path).document if isinstance(data, bytes) else None
-        gates: Any = document.value if document else {}
-        for step in under:
-            gates = gates.get(step) or {}
-        if document and name in gates:
-            inside = key and isinstance(gates[name], dict) and key in gates[name]
-            return document.key_place((*under, name, key) if inside else (*under, name))
-    return Place(SETTINGS)
+    return gateblocks.check(reading.target.process, sorted(reading.files), tree, known)

@@ -136,6 +136,11 @@ def _text(stable: Answer, candidate: Answer, tolerance: Tolerance) -> Comparison
     return Comparison(found=(Found("$", kind, cut(stable.body), cut(candidate.body)),))
 
 
+def key_path(path: str, key: str) -> str:
+    """The path of a field: `$.a`, or `$["a b"]`."""
+    return f"{path}.{key}" if _PLAIN_KEY.fullmatch(key) else f"{path}[{json.dumps(key)}]"
+
+
 class _Walk:
     """Goes through two JSON values side by side, within bounds."""
 
@@ -170,7 +175,7 @@ class _Walk:
 
     def _objects(self, path: str, stable: Mapping[str, Any], candidate: Mapping[str, Any], depth: int) -> None:
         for key in sorted({*stable, *candidate}):
-            here = f"{path}.{key}" if _PLAIN_KEY.fullmatch(key) else f"{path}[{json.dumps(key)}]"
+            here = key_path(path, key)
             if key in stable and key in candidate:
                 self.visit(here, stable[key], candidate[key], depth + 1)
             elif not self._tolerance.ignores(here):

@@ -155,7 +155,7 @@ def _found_seat(name: str, data: Mapping[str, Any], kind: str, gates: Mapping[st
     gate, implied = found
     params, faults = parse(gate.params, {**implied, **data})
     if params is None:
-        return _closed(name, alpha, "; ".join(f"{key}: {message}" if key else message for key, message in faults))
+        return _closed(name, alpha, "; ".join(map(str, faults)))
     if not any(kind in need.phases for need in gate.needs(params)):
         return None
     return _open(name, gate, params, alpha)

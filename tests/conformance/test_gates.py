@@ -27,10 +27,22 @@ def pairs(factor: float) -> list[Look]:
     return found
 
 
+def shaped(*dropped: str) -> list[Look]:
+    """Looks of ten pairs each; the candidate's answers lack some fields, half of the answers have an optional one."""
+    found = []
+    for at in range(60):
+        answers = [{"id": str(k), "score": 0.5} | ({"note": "x"} if k % 2 else {}) for k in range(10)]
+        moved = [{key: value for key, value in a.items() if key not in dropped} for a in answers]
+        compared = [pair(a, b, request=f"{at}-{k}") for k, (a, b) in enumerate(zip(answers, moved, strict=True))]
+        found.append(look(counts(10), counts(10), *compared, phase="mirror", at=float(at)))
+    return found
+
+
 CASES: dict[str, tuple[Sequence[Look], Sequence[Look], dict[str, Any]]] = {  # evidence: passes, fails; parameters
     "error-rate": (FINE, [look(counts(150, 50), counts(800))] * 40, {"max_increase": 0.02}),
     "latency": (FINE, [look(counts(200, ms=900.0), counts(800))] * 40, {}),
     "mirror-diff": (pairs(1.0), pairs(-3.0), {"rel": 0.01}),
+    "schema": (shaped(), shaped("score"), {}),
 }
 
 

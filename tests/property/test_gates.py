@@ -19,11 +19,18 @@ from headgate_policies.gates.latency import LatencyParams
 from headgate_policies.gates.latency import gate as latency
 from headgate_policies.gates.mirror_diff import MirrorDiffParams
 from headgate_policies.gates.mirror_diff import gate as mirror_diff
+from headgate_policies.gates.shape import ShapeParams
+from headgate_policies.gates.shape import gate as shape
 from headgate_policies.judge import combine, judge_phase
 
-GATES = {"error-rate": error_rate, "latency": latency, "mirror-diff": mirror_diff}
+GATES = {"error-rate": error_rate, "latency": latency, "mirror-diff": mirror_diff, "schema": shape}
 PROCESS = Process(
-    gates={"error-rate": {"max_increase": 0.05}, "latency-p90": {}, "mirror-diff": {"rel": 0.1, "max_share": 0.1}}
+    gates={
+        "error-rate": {"max_increase": 0.05},
+        "latency-p90": {},
+        "mirror-diff": {"rel": 0.1, "max_share": 0.1},
+        "schema": {"learn": 2},
+    }
 )
 
 SOUND = st.integers(0, 300)
@@ -186,5 +193,14 @@ def test_a_clock_that_goes_backwards_changes_nothing() -> None:
 def test_any_pairs_are_judged_without_a_crash(pairs: list[Pair]) -> None:
     for params in (MirrorDiffParams(), MirrorDiffParams(rel=0.1, min_echoes=0)):
         verdict = mirror_diff.judge(params, [Look("mirror", 1, 0.0, 1.0, pairs=tuple(pairs))] * 3, 0.001)
+        assert verdict.result in (Result.FAIL, Result.INCONCLUSIVE)
+        canonical(verdict)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(PAIRS, max_size=12))
+def test_any_answers_are_held_against_a_shape_without_a_crash(pairs: list[Pair]) -> None:
+    for params in (ShapeParams(learn=1), ShapeParams({"type": "object", "required": ["a"]})):
+        verdict = shape.judge(params, [Look("mirror", 1, 0.0, 1.0, pairs=tuple(pairs))] * 3, 0.001)
         assert verdict.result in (Result.FAIL, Result.INCONCLUSIVE)
         canonical(verdict)

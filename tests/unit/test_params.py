@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headgate.params import count, number, parse, resolve_name, seconds, share
+from headgate.params import Fault, count, number, parse, resolve_name, seconds, share
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,17 @@ def test_values_are_read_as_people_write_them(data: Mapping[str, Any], expected:
 def test_each_fault_is_told_by_its_key(key: Any, raw: object, says: str) -> None:
     value, faults = parse(Params, {key: raw})
     assert value is None
-    ((at, message),) = faults
-    assert at == str(key)
-    assert says in message
+    (fault,) = faults
+    assert fault.key == str(key)
+    assert says in fault.message
 
 
 def test_all_faults_are_told_at_once() -> None:
-    assert [key for key, _ in parse(Params, {"part": "x", "least": "y", "other": 1})[1]] == ["part", "least", "other"]
+    assert [fault.key for fault in parse(Params, {"part": "x", "least": "y", "other": 1})[1]] == [
+        "part",
+        "least",
+        "other",
+    ]
 
 
 def test_a_dataclass_may_check_itself() -> None:
@@ -91,7 +95,7 @@ def test_a_dataclass_may_check_itself() -> None:
                 raise ValueError("low must stay below 6")
 
     globals()["Picky"] = Picky
-    assert parse(Picky, {"low": 9}) == (None, (("", "low must stay below 6"),))
+    assert parse(Picky, {"low": 9}) == (None, (Fault("", "low must stay below 6"),))
 
 
 def test_a_quantile_in_a_name_needs_a_gate_that_has_one() -> None:
@@ -101,3 +105,14 @@ def test_a_quantile_in_a_name_needs_a_gate_that_has_one() -> None:
 
     assert resolve_name("slow-p99", {"slow": Slow, "rate": Params}) == ("slow", {"quantile": 0.99})
     assert resolve_name("rate-p99", {"slow": Slow, "rate": Params}) is None
+
+
+def test_a_label_in_a_name_needs_a_gate_that_has_one() -> None:
+    @dataclass(frozen=True)
+    class Named:
+        label: str = ""
+
+    known = {"expr": Named, "expr-big": Params}
+    assert resolve_name("expr-errors", known) == ("expr", {"label": "errors"})
+    assert resolve_name("expr-big", known) == ("expr-big", {})
+    assert resolve_name("rate-big", {"rate": Params}) is None

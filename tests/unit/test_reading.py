@@ -9,7 +9,7 @@ import pytest
 
 from headgate import reading
 from headgate.findings import Finding
-from headgate.params import share
+from headgate.params import Fault, ParameterError, share
 from headgate.process import InstanceType, Process, Settings
 from headgate.reading import Reading
 from headgate.target import ModelPin, SourcePath
@@ -339,6 +339,61 @@ def test_gates_are_checked_against_those_installed(repo: Repo) -> None:
     default = repo.write({"endpoints/fraud/rollout.yml": None, "headgate.yml": "rollout:\n  gates: {eror: }\n"})
     found = reading.check_gates(repo.read(), default, {"errors": Parameters})
     assert str(found[0].place) == "headgate.yml:2:11"
+
+
+@dataclass(frozen=True)
+class Documented:
+    schema: Any = None
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        line, column = next(
+            ((n, t.find("bad") + 1) for n, t in enumerate(self.text.split("\n"), 1) if "bad" in t), (0, 0)
+        )
+        if line:
+            raise ParameterError(Fault("text", f"{line}:{column}: bad", line, column))
+
+
+def test_a_gates_parameter_may_be_a_file(repo: Repo) -> None:
+    at = "endpoints/fraud/rollout.yml"
+    repo.write(
+        {at: "gates:\n  schema: {schema: {file: shape.json}}\n", "endpoints/fraud/shape.json": '{"type": "array"}'}
+    )
+    read = repo.read()
+    assert read.target is not None
+    assert read.target.process.gates == {"schema": {"schema": {"type": "array"}}}
+    assert "endpoints/fraud/shape.json" in read.files
+    repo.write({at: None, "headgate.yml": "rollout: {gates: {schema: {schema: {file: shapes/one.json}}}}\n",
+                "shapes/one.json": "{}"})  # fmt: skip
+    again = repo.read()
+    assert again.target is not None
+    assert again.target.process.gates == {"schema": {"schema": {}}}
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [("none.json", "path-missing"), ("../../../etc/passwd", "path-outside"), ("bad.json", "yaml-syntax")],
+)
+def test_a_gates_file_that_cannot_be_read_is_a_finding(repo: Repo, file: str, code: str) -> None:
+    repo.write({"endpoints/fraud/rollout.yml": f"gates:\n  schema: {{schema: {{file: {file}}}}}\n",
+                "endpoints/fraud/bad.json": "{"})  # fmt: skip
+    assert error(repo.read()).code == code
+
+
+@pytest.mark.parametrize(
+    ("written", "place"),
+    [
+        ('{text: "so bad"}', "2:17"),
+        ("{text: so bad}", "2:16"),
+        ("\n    text: |\n      so\n      far bad\n", "5:11"),
+        ('{text: "s\\u006f bad"}', "2:13"),
+    ],
+    ids=["quoted", "plain", "block", "escaped"],
+)
+def test_a_fault_inside_a_text_has_its_line_and_column(repo: Repo, written: str, place: str) -> None:
+    tree = repo.write({"endpoints/fraud/rollout.yml": f"gates:\n  e: {written}\n"})
+    (found,) = reading.check_gates(repo.read(), tree, {"e": Documented})
+    assert str(found.place) == f"endpoints/fraud/rollout.yml:{place}"
 
 
 def test_rollout_yml_is_merged_over_the_default_process(repo: Repo) -> None:
