@@ -13,7 +13,15 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from headgate import codec
-from headgate.control import EndpointStatus, OperatorAction, RolloutStatus, SystemStatus
+from headgate.control import (
+    EndpointStatus,
+    OperatorAction,
+    Replay,
+    RolloutStatus,
+    SystemStatus,
+    VerdictReport,
+    VerdictStatus,
+)
 from headgate.findings import Finding, FindingsError, Place
 from headgate_kit.layout import DataFolder, find
 
@@ -42,6 +50,18 @@ class Control:
         """Pause, resume, promote, abort or rollback; answers what was recorded, for a person."""
         reply = self.post(f"/endpoints/{quote(name, safe='')}/{verb}", codec.to_data(action))
         return str(reply.get("message", ""))
+
+    def verdicts(self, name: str) -> list[VerdictStatus]:
+        return codec.decode(list[VerdictStatus], self.get(f"/endpoints/{quote(name, safe='')}/verdicts"))
+
+    def verdict(self, verdict: str) -> VerdictReport:
+        return codec.decode(VerdictReport, self.get(f"/verdicts/{quote(verdict, safe='/')}"))
+
+    def replay(self, verdict: str) -> Replay:
+        return codec.decode(Replay, self.get(f"/replays/{quote(verdict, safe='/')}"))
+
+    def trace(self, rollout: str, op: str) -> Iterator[bytes]:
+        return self.stream(f"/rollouts/{quote(rollout, safe='')}/ops/{quote(op, safe='')}/trace")
 
     def keys(self, name: str) -> dict[str, str]:
         return codec.decode(dict[str, str], self.get(f"/endpoints/{quote(name, safe='')}/keys"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from headgate.codes import MISSING
+
 
 class Exit(IntEnum):
     OK = 0
@@ -25,5 +27,4 @@ MEANING = {
     Exit.INTERRUPTED: "interrupted with Ctrl-C",
 }
 
-# The codes of findings that mean "there is no such thing", whoever found it missing.
-NOT_FOUND_CODES = frozenset({"unknown-endpoint", "unknown-commit", "unknown-rollout", "not-found"})
+NOT_FOUND_CODES = MISSING

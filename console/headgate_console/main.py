@@ -31,6 +31,8 @@ VERBS = {
     "status": "live",
     "rollout": "live",
     "rollback": "live",
+    "verdict": "verdicts",
+    "gate": "gates",
     "events": "live",
     "sync": "live",
     "invoke": "calls",

@@ -18,11 +18,12 @@ from headgate.control import (
     OpRequest,
     RolloutStatus,
     SystemStatus,
+    VerdictStatus,
 )
 from headgate.draft import Draft
 from headgate.findings import Finding, HeadgateError, TransientError
 from headgate.ports import Platform
-from headgate.rollout import Event, Head, Rollout, State
+from headgate.rollout import Event, Head, Rollout
 from headgate.table import EndpointRoute
 from headgate.version import __version__
 from headgate_controllers.api.access import Access
@@ -36,6 +37,7 @@ from headgate_controllers.routes import Routes, Workers
 from headgate_controllers.secrets import KeyStore
 from headgate_controllers.status import agrees_with_git, endpoint_status, rollout_status
 from headgate_controllers.traces import emit
+from headgate_controllers.verdicts import Verdicts
 from headgate_controllers.verify import drift
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class Controller:
         router_url: Callable[[], str],
         room: Callable[[], tuple[Finding, ...]],
         clock: Callable[[], float],
+        gates: Mapping[str, Any],
     ) -> None:
         self.record = record
         self.heads = heads
@@ -83,9 +86,11 @@ class Controller:
         self._router_url = router_url
         self._room = room
         self._clock = clock
+        self.verdicts = Verdicts(record, gates, self._kept)
         self.stopping = threading.Event()
         self.stop_replicas = False
         heads.listen(self._heard)
+        heads.listen_ends(self._ended)
 
     # --- routers and ops ------------------------------------------------------------------------------------------
 
@@ -124,21 +129,16 @@ class Controller:
         self._repo.archive(state.commit, paths, out)
         return out.getvalue()
 
-    def _heard(self, endpoint: str, events: tuple[Event, ...]) -> None:
+    def _heard(self, endpoint: str, _: tuple[Event, ...]) -> None:
         self.reconciler.wake(endpoint)
-        for event in events:
-            if event.kind.startswith("rollout.") and event.kind != "rollout.started":
-                self._ended(endpoint, event.rollout)
 
-    def _ended(self, endpoint: str, rollout_id: str) -> None:
-        head = self.heads.get(endpoint)
-        if head.rollout is not None and head.rollout.id == rollout_id and head.rollout.state is not State.RUNNING:
-            emit(head.rollout)
-            try:
-                self.record.meta_set(f"rollout:{rollout_id}", codec.canonical(head.rollout).decode())
-                self.record.collect()
-            except TransientError as error:  # its end is recorded; only the look back at it is lost
-                log.warning("%s is not kept for later: %s", rollout_id, error)
+    def _ended(self, rollout: Rollout) -> None:
+        emit(rollout)
+        try:
+            self.record.meta_set(f"rollout:{rollout.id}", codec.canonical(rollout).decode())
+            self.record.collect()
+        except TransientError as error:  # its end is recorded; only the look back at it is lost
+            log.warning("%s is not kept for later: %s", rollout.id, error)
 
     # --- what people read ------------------------------------------------------------------------------------------
 
@@ -179,28 +179,36 @@ class Controller:
         )
 
     def rollout(self, rollout_id: str) -> RolloutStatus:
+        found = self._kept(rollout_id)
+        if found is None:
+            raise NotFoundError(f"there is no rollout {rollout_id}")
+        head = self.heads.get(found.target.endpoint)
+        return rollout_status(found, head if head.rollout and head.rollout.id == rollout_id else None)
+
+    def _kept(self, rollout_id: str) -> Rollout | None:
+        """A rollout that runs, was the last of its endpoint, or is stored; None: there is none of that id."""
         for head in self.heads.all():
             if head.rollout is not None and head.rollout.id == rollout_id:
-                return rollout_status(head.rollout, head)
+                return head.rollout
         stored = self.record.meta_get(f"rollout:{rollout_id}")
-        if stored is None:
-            raise NotFoundError(f"there is no rollout {rollout_id}")
-        return rollout_status(codec.decode(Rollout, stored))
+        return codec.decode(Rollout, stored) if stored is not None else None
 
     def rollouts(self, name: str) -> list[RolloutStatus]:
         """Newest first."""
+        return [self.rollout(found.id) for found in self._newest(name)]
+
+    def verdicts_of(self, name: str) -> list[VerdictStatus]:
+        """Of every rollout that is kept, the newest first."""
+        return self.verdicts.of(self._newest(name))
+
+    def _newest(self, name: str) -> list[Rollout]:
         head = self._head(name)
         started = [e.rollout for _, e in self.record.events(name, kind="rollout.started")]
         ids = list(dict.fromkeys(reversed(started)))[:KEPT_ROLLOUTS]
         if head.rollout and head.rollout.id not in ids:
             ids.insert(0, head.rollout.id)
-        found = []
-        for rollout_id in ids:
-            try:
-                found.append(self.rollout(rollout_id))
-            except NotFoundError:
-                continue  # superseded before it was stored, or collected since
-        return found
+        kept = (self._kept(rollout_id) for rollout_id in ids)
+        return [found for found in kept if found is not None]  # None: collected since
 
     def generations(self, name: str) -> list[dict[str, Any]]:
         self._head(name)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from headgate.draft import Draft
-from headgate.rollout import Event, Head
+from headgate.rollout import Event, Head, Rollout
 from headgate_controllers.records.sqlite import SqliteRecord
 
 T = TypeVar("T")
@@ -25,6 +25,7 @@ class Heads:
         self._heads: dict[str, Head] = {}
         self._versions: dict[str, int] = {}
         self._listeners: list[Callable[[str, tuple[Event, ...]], None]] = []
+        self._at_end: list[Callable[[Rollout], None]] = []
         for endpoint, head, version in record.heads():
             self._heads[endpoint] = head
             self._versions[endpoint] = version
@@ -32,6 +33,10 @@ class Heads:
     def listen(self, heard: Callable[[str, tuple[Event, ...]], None]) -> None:
         """`heard(endpoint, events)` after each recorded change, on the thread that changed it."""
         self._listeners.append(heard)
+
+    def listen_ends(self, heard: Callable[[Rollout], None]) -> None:
+        """`heard(rollout)` for each rollout that ended, also one that a newer one took the place of."""
+        self._at_end.append(heard)
 
     def names(self) -> tuple[str, ...]:
         with self._lock:
@@ -67,4 +72,7 @@ class Heads:
         events = tuple(draft.events)
         for heard in self._listeners:
             heard(endpoint, events)
+        for rollout in draft.ended:
+            for told in self._at_end:
+                told(rollout)
         return result

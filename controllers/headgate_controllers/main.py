@@ -194,6 +194,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         router_url=lambda: start.router_url(options),
         room=lambda: room(data.root),
         clock=clock,
+        gates=gates,
     )
 
     def recorded(endpoint: str, _: tuple[Event, ...]) -> None:

@@ -86,6 +86,12 @@ ROLLOUTS: Mapping[str, Entry] = {
     "history-rewritten": ("The branch no longer contains what is served.",
                           "Push a branch that does, or accept it: `headgate sync --accept SHA`."),
     "revert-on-branch": ("A revert waits on a branch of its own.", "Merge it, or change what it names."),
+    "unknown-verdict": ("There is no verdict of that id.", "`headgate verdict list ENDPOINT` shows those there are."),
+    "evidence-gone": ("The evidence of a verdict is not kept any more.",
+                      "Replay a verdict of a newer rollout, or keep its trace in a file."),
+    "verdict-differs": ("A verdict computed again from its evidence is not the recorded one.",
+                        "Compare the gate's version; with the same version it is a bug: keep the trace and report it."),
+    "trace-line": ("A line of a trace file cannot be read.", "Correct it; docs/judgement.md has the format."),
     "workflow-unsupported": ("The local engine does not know this part of a workflow.", "Use what it names instead."),
 }  # fmt: skip
 
@@ -146,6 +152,11 @@ CHAPTERS: Mapping[str, Mapping[str, Entry]] = {
     "The system": SYSTEM,
 }
 CODES: Mapping[str, Entry] = {code: entry for chapter in CHAPTERS.values() for code, entry in chapter.items()}
+
+# "There is no such thing", whoever found it missing: 404 of the control API, exit code 3 of the command line.
+MISSING = frozenset(
+    {"unknown-endpoint", "unknown-commit", "unknown-rollout", "unknown-verdict", "evidence-gone", "not-found"}
+)
 
 
 def markdown() -> str:

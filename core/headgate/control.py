@@ -161,3 +161,49 @@ class OperatorAction:
     to: str = ""  # rollback: a revision or commit; empty: the last known-good
     git_only: bool = False  # rollback: only the commit, traffic follows from it
     full: bool = False  # promote: skip the remaining soaks, not the gates of the running step
+
+
+# Verdicts: `headgate verdict`.
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictStatus:
+    """One verdict that the record keeps: the last of its gate in its op."""
+
+    id: str  # <rollout>/<op>/<gate>
+    endpoint: str
+    rollout: str
+    op: str
+    at: float | None  # when its op ended; None: it runs
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What a gate said after so many looks."""
+
+    looks: int
+    at: float  # of the last of them, seconds since the epoch
+    result: str
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictReport:
+    """GET /verdicts/ID: a verdict and how it came about."""
+
+    status: VerdictStatus
+    kept: int  # looks of its op in the record; fewer than the verdict's: collected
+    course: tuple[Point, ...] = ()  # at most some dozens, the last is the verdict itself; empty: no looks are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """GET /replays/ID: the verdict computed again from the evidence that is kept."""
+
+    id: str
+    same: bool  # byte for byte
+    looks: int
+    recorded: Verdict
+    recomputed: Verdict
+    differences: tuple[str, ...] = ()  # `figures.candidate_rate: 0.004 was recorded, now 0.005`

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headgate.evidence import Result, Verdict
-from headgate.rollout import Event, Head
+from headgate.rollout import Event, Head, Rollout
 from headgate.table import EndpointRoute
 from headgate.workload import Purpose, Replica, ReplicaState
 
@@ -46,6 +46,7 @@ class Draft:
     head: Head
     now: float
     events: list[Event] = field(default_factory=list)
+    ended: list[Rollout] = field(default_factory=list)  # rollouts that came to their end, as they ended
 
     def set(self, **fields: Any) -> None:
         self.head = replace(self.head, **fields)

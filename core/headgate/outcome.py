@@ -44,6 +44,8 @@ def end(draft: Draft, state: State, message: str) -> None:
         draft.op(state=ends.get(state, OpEnd.STOPPED), ended_at=draft.now, message=message)
     draft.set(mirrors=())
     draft.rollout(state=state, ended_at=draft.now, message=message, paused=False)
+    if draft.head.rollout is not None:
+        draft.ended.append(draft.head.rollout)
     draft.say(f"rollout.{state}", message)
 
 

@@ -52,24 +52,35 @@ def alpha_share(process: Process, phases_total: int) -> float:
 class Analysis:
     """The gates of one phase, hearing looks as they come."""
 
-    def __init__(self, process: Process, *, phase: str, kind: str, gates: Mapping[str, Any], phases_total: int) -> None:
+    def __init__(
+        self,
+        process: Process,
+        *,
+        phase: str,
+        kind: str,
+        gates: Mapping[str, Any],
+        phases_total: int,
+        only: str | None = None,
+    ) -> None:
         """
         Args:
             phase: the op's name, e.g. step-5; `kind`: mirror, step or bake.
             gates: the gates there are, by entry point.
             phases_total: judged phases of the whole rollout.
+            only: the one gate to judge by; its share of false_abort stays what it is beside the others. None: all.
         """
         self._phase = phase
         self._looks = 0
         self._evidence = hashlib.sha256()
         least = MinimumParams(process.min_requests)
         minimum = Minimum(least)
-        self._seats = [_Seat("minimum-evidence", "1", to_data(least), 0.0, minimum.hear, minimum.verdict)]
+        seats = [_Seat("minimum-evidence", "1", to_data(least), 0.0, minimum.hear, minimum.verdict)]
         alpha = alpha_share(process, phases_total)
         for name, data in sorted(process.gates.items()):
-            seat = _seat(name, data, kind, gates, alpha)
+            seat = _seat(name, data, kind, gates, alpha) if only in (None, name) else None
             if seat is not None:
-                self._seats.append(seat)
+                seats.append(seat)
+        self._seats = [seat for seat in seats if only in (None, seat.name)]
         self._broken: dict[str, str] = {}  # gate -> what it raised: it hears nothing any more
 
     def hear(self, looks: Iterable[Look]) -> Analysis:

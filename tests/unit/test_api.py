@@ -86,6 +86,10 @@ def system(tmp_path: Path) -> Iterator[System]:
         ("GET", "/status"),
         ("GET", "/endpoints/fraud"),
         ("GET", "/endpoints/fraud/keys"),
+        ("GET", "/endpoints/fraud/verdicts"),
+        ("GET", "/verdicts/a/b/c"),
+        ("GET", "/replays/a/b/c"),
+        ("GET", "/rollouts/a/ops/b/trace"),
         ("GET", "/events"),
         ("POST", "/endpoints/fraud/abort"),
         ("POST", "/endpoints/fraud/keys/rotate"),
@@ -120,6 +124,14 @@ def test_status_is_the_whole_system(system: System) -> None:
 def test_what_is_not_there_is_a_404_that_says_so(system: System, path: str) -> None:
     answer = system.ask("GET", path)
     assert (answer.status_code, answer.json()["findings"][0]["code"]) == (404, "not-found")
+
+
+@pytest.mark.parametrize("path", ["/verdicts/{}/build/error-rate", "/replays/none/a/b", "/rollouts/{}/ops/b/trace"])
+def test_a_verdict_that_is_not_there_is_a_404_that_says_which_there_are(system: System, path: str) -> None:
+    answer = system.ask("GET", path.format(system.rollout))
+    assert (answer.status_code, answer.json()["findings"][0]["code"]) == (404, "unknown-verdict")
+    assert system.ask("GET", "/endpoints/fraud/verdicts").json() == []
+    assert system.ask("GET", "/endpoints/nobody/verdicts").status_code == 404
 
 
 def test_events_are_read_on_from_where_one_was(system: System) -> None:

@@ -11,10 +11,10 @@ from fastapi.exceptions import HTTPException
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse
 
-from headgate import codec
+from headgate import codec, codes
 from headgate.findings import Finding, FindingsError, Place, TransientError
 from headgate.version import __version__
-from headgate_controllers.api import exchange, ops, people
+from headgate_controllers.api import exchange, ops, people, verdicts
 from headgate_controllers.api.news import News
 from headgate_controllers.controller import Controller, NotFoundError
 from headgate_controllers.metrics import registry
@@ -31,6 +31,7 @@ def application(controller: Controller, news: News) -> FastAPI:
     app.include_router(exchange.routes(controller, news))
     app.include_router(ops.routes(controller, news))
     app.include_router(people.routes(controller))
+    app.include_router(verdicts.routes(controller))
     metrics = registry(controller)
 
     @app.get("/healthz")
@@ -44,7 +45,8 @@ def application(controller: Controller, news: News) -> FastAPI:
     @app.exception_handler(FindingsError)
     async def refused(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, FindingsError)
-        return _findings(409, error.findings)
+        missing = all(finding.code in codes.MISSING for finding in error.findings)
+        return _findings(404 if missing else 409, error.findings)
 
     @app.exception_handler(NotFoundError)
     async def missing(_: Request, error: Exception) -> JSONResponse:
