@@ -20,7 +20,7 @@ from headgate.draft import Draft
 from headgate.evidence import Verdict
 from headgate.findings import HeadgateError, TransientError
 from headgate.ports import Engine, Platform, Server
-from headgate.process import Settings
+from headgate.process import InstanceType, Settings
 from headgate.rollout import Head, Rollout, State
 from headgate.workload import Purpose, Workload
 from headgate_controllers import smoke
@@ -124,6 +124,11 @@ class Acts:
             memory_mb=round(kind.memory_gb * 1024) if kind else 0,
             cpus=kind.cpus if kind else 0.0,
             scoring_path=deployment.source.scoring_path,
+            image=artifact.image,
+            instance_type=deployment.source.instance_type.lower(),
+            gpus=kind.gpus if kind else 0,
+            gpu_resource=(kind or InstanceType()).gpu_resource,
+            node_pool=kind.node_pool if kind else "",
         )
 
     # --- beside the reconciler's thread ---------------------------------------------------------------------------

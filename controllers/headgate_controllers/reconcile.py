@@ -22,7 +22,7 @@ from headgate.draft import Draft, Seen
 from headgate.findings import HeadgateError, TransientError
 from headgate.ports import Engine, Platform
 from headgate.rollout import Head
-from headgate.routing import route
+from headgate.routing import Service, route
 from headgate.table import EndpointRoute
 from headgate_controllers.acts import Acts
 from headgate_controllers.commits import Commits
@@ -62,6 +62,7 @@ class Reconciler:
         self._workers = workers
         self._judge = judge
         self._platform = platform
+        self._service: Service | None = getattr(platform, "service", None)  # optional in the port
         self._engine = engine
         self._acts = acts
         self._keys = keys
@@ -161,7 +162,8 @@ class Reconciler:
         for endpoint in endpoints:
             try:
                 head, seen = self._decide(endpoint)
-                changed[endpoint] = route(head, seen.replicas, self._keys(endpoint) if head.asked else ())
+                keys = self._keys(endpoint) if head.asked else ()
+                changed[endpoint] = route(head, seen.replicas, keys, self._service)
                 decided.append((head, seen))
             except TransientError as error:
                 log.warning("%s: the pass broke off and is tried again: %s", endpoint, error)

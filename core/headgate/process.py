@@ -43,7 +43,8 @@ class InstanceType:
     cpus: float = 1.0
     memory_gb: float = 2.0
     gpus: int = 0
-    node_pool: str = ""
+    gpu_resource: str = "nvidia.com/gpu"  # what a cluster calls one: a MIG or shared profile has a name of its own
+    node_pool: str = ""  # value of the nodes' label headgate.dev/pool; empty: any node
     price_per_hour: float = 0.0
 
 

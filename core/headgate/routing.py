@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from headgate.evidence import PairKind
@@ -11,11 +11,18 @@ from headgate.table import EndpointRoute, Mirror, RouteRevision
 from headgate.target import DeploymentTarget
 from headgate.workload import Purpose, Replica, ReplicaState
 
+Service = Callable[[str, str], str]  # endpoint, revision -> where routers find its replicas themselves
 
-def route(head: Head, replicas: Sequence[Replica], keys: Sequence[str]) -> EndpointRoute | None:
+
+def route(
+    head: Head, replicas: Sequence[Replica], keys: Sequence[str], service: Service | None = None
+) -> EndpointRoute | None:
     """The route that the head decides, with generation 0; None: the endpoint is not served.
 
     Readiness chooses upstreams, never shares: a live revision without a ready replica stays in, with none.
+
+    Args:
+        service: where it is given, routers follow replicas by themselves: no table changes when one comes or goes.
     """
     target = head.asked or (head.stable.target if head.stable else None)
     if target is None:
@@ -25,7 +32,8 @@ def route(head: Head, replicas: Sequence[Replica], keys: Sequence[str]) -> Endpo
         share = head.traffic.get(revision, 0)
         if share or (state.running and state.warm_until is None):
             settings = target.revisions.get(revision, state.deployment)
-            rows.append(_row(settings, revision, share, _addresses(replicas, revision)))
+            row = _row(settings, revision, share, () if service else _addresses(replicas, revision))
+            rows.append(replace(row, service=service(head.endpoint, revision)) if service else row)
     router = target.router
     return EndpointRoute(
         name=head.endpoint,

@@ -89,6 +89,7 @@ def _instance_type(values: Mapping[str, Any]) -> InstanceType:
         cpus=float(values.get("cpus", 1)),
         memory_gb=float(values.get("memory_gb", 2)),
         gpus=int(values.get("gpus", 0)),
+        gpu_resource=values.get("gpu_resource", InstanceType().gpu_resource),
         node_pool=values.get("node_pool", ""),
         price_per_hour=float(values.get("price_per_hour", 0)),
     )

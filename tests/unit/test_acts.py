@@ -80,7 +80,9 @@ class Desk:
             servers={"score": ScoreServer("python")},
             repo=EndpointsRepo(str(folder / "none"), folder / "mirror.git"),
             workflow=lambda rollout: {"name": rollout.id},
-            settings=lambda: Settings(instance_types={"small": InstanceType(cpus=2.0, memory_gb=1.5)}),
+            settings=lambda: Settings(
+                instance_types={"small": InstanceType(2.0, 1.5, 2, "nvidia.com/mig-1g.5gb", "a100")}
+            ),
             wake=lambda _: self.woken.set(),
         )
 
@@ -102,6 +104,7 @@ def test_a_revision_runs_as_its_deployment_and_its_instance_type_say(desk: Desk)
     desk.acts.perform(mirroring(), Run(GREEN.revision))
     (workload,) = desk.platform.applied
     assert (workload.replicas, workload.cpus, workload.memory_mb) == (3, 2.0, 1536)
+    assert (workload.gpus, workload.gpu_resource, workload.node_pool) == (2, "nvidia.com/mig-1g.5gb", "a100")
     assert (workload.deployment, workload.purpose) == ("green", Purpose.SERVE)
 
 

@@ -93,7 +93,7 @@ rollout: {soak: 1s}
     assert document
     assert settings.read_settings(document) == (
         Settings(
-            instance_types={"standard_ds3_v2": InstanceType(4.0, 14.0, 1, "big", 0.25)},
+            instance_types={"standard_ds3_v2": InstanceType(4.0, 14.0, 1, node_pool="big", price_per_hour=0.25)},
             environments={"sklearn-1.5": ("scikit-learn==1.5.2",)},
             interpreters={"3.10": "/usr/bin/python3.10"},
             catalogue="models",

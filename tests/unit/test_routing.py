@@ -51,6 +51,15 @@ def test_only_ready_replicas_that_serve_are_upstreams() -> None:
         assert found(world).revisions[0].upstreams == ()
 
 
+def test_where_routers_follow_replicas_themselves_no_replica_is_listed() -> None:
+    world = both()
+    made = route(world.head, tuple(world.replicas.values()), (), lambda *names: "k8s:ns/" + "-".join(names))
+    assert made is not None
+    assert [(r.service, r.upstreams) for r in made.revisions] == [
+        (f"k8s:ns/fraud-{revision}", ()) for revision in (BLUE.revision, GREEN.revision)
+    ]
+
+
 def test_a_warm_revision_leaves_the_route_unless_it_has_traffic() -> None:
     world = both()
     draft = world.draft()
