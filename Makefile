@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 ARGS ?=
+REGISTRY ?= localhost/headgate
 # Two processes: what the smallest machine we promise to work on has. Files stay whole, because their fixtures are.
 WORKERS ?= 2
 # With ARGS="-k word" one of the two runs may select nothing (pytest's exit 5).
@@ -15,7 +16,7 @@ NONE_IS_FINE := $(if $(ARGS),|| test $$? -eq 5)
 PACKAGES := core policies pipelines controllers router serving console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types layers golden bench-control docs lock clean
+.PHONY: help setup demo test check lint format types layers golden bench-control docs images lock clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +65,11 @@ bench-control: setup  ## Measure revert, engine, plan, validation, memory; write
 
 docs: setup  ## Regenerate what is made from code in docs/ and repo-template/; check links
 	$(BIN)/python docs/generate.py
+
+# make images REGISTRY=registry.example/team TAG=0.1 BASE=... PUSH=1   (INSECURE=1: plain HTTP; WHEELS=folder: no index)
+images: setup  ## Build the images of router, runner and controller with buildah or docker; digests in dist/images.json
+	$(BIN)/python install/images/build.py --registry $(REGISTRY) $(if $(TAG),--tag $(TAG)) $(if $(BASE),--base $(BASE)) \
+		$(if $(WHEELS),--wheels $(WHEELS)) $(if $(PUSH),--push) $(if $(INSECURE),--insecure)
 
 lock: setup  ## Resolve requirements.lock again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -1,0 +1,200 @@
+"""Builds headgate-router, headgate-runner and headgate-controller, with buildah or docker, whichever is there.
+
+    python install/images/build.py --registry registry.example/team --tag 0.1 [--base IMAGE] [--push] [--insecure]
+
+Prints one reference per image and writes dist/images.json: {"router": {"image": ..., "digest": ...}, ...}. Packages
+come from the machine's own index (or --wheels FOLDER, then no index is asked), in the versions and hashes of
+requirements.lock, for the base's Python and machine. Refuses to build on a base whose Python is too old.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import uv
+
+ROOT = Path(__file__).resolve().parents[2]
+DIST = ROOT / "dist"
+BASE = "docker.io/library/python:3.12-slim"
+NAMES = ("router", "runner", "controller")  # each is made from the one before
+OLDEST = (3, 11)
+SAYS = "import platform, sys; print(platform.machine(), *sys.version_info[:2])"
+HEADGATE = """#!/opt/headgate/venv/bin/python -P
+import sys
+
+from headgate_console.main import main
+
+sys.exit(main())
+"""
+
+
+class Tool(Protocol):
+    """What makes images here."""
+
+    def says(self, base: str) -> str:
+        """What the base's own Python answers to SAYS."""
+        ...
+
+    def build(self, name: str, reference: str, context: Path, arguments: dict[str, str]) -> None: ...
+    def push(self, reference: str) -> str:
+        """The manifest's digest in the registry."""
+        ...
+
+
+class Buildah:
+    """Rootless or root, without a daemon. Layers' times are zero: the same content is the same digest."""
+
+    def __init__(self, insecure: bool) -> None:
+        self._tls = ["--tls-verify=false"] if insecure else []
+        self._env = dict(os.environ)
+        if os.geteuid() == 0 and not os.environ.get("BUILDAH_ISOLATION"):
+            self._env["BUILDAH_ISOLATION"] = "chroot"  # inside another container there is no other one
+            self._env.setdefault("STORAGE_DRIVER", "vfs")
+
+    def says(self, base: str) -> str:
+        container = self._run("from", *self._tls, base)
+        try:
+            return self._run("run", container, "--", "python3", "-c", SAYS)
+        finally:
+            self._run("rm", container)
+
+    def build(self, name: str, reference: str, context: Path, arguments: dict[str, str]) -> None:
+        given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+        file = ROOT / "install/images/Containerfile"
+        kept = ["--layers", "--timestamp", "0", "--file", str(file), "--target", name, "--tag", reference]
+        self._run("bud", "--quiet", *self._tls, *given, *kept, str(context))
+
+    def push(self, reference: str) -> str:
+        with tempfile.TemporaryDirectory() as scratch:
+            digest = Path(scratch, "digest")
+            self._run("push", "--quiet", *self._tls, "--digestfile", str(digest), reference)
+            return digest.read_text().strip()
+
+    def _run(self, *arguments: str) -> str:
+        return run(["buildah", *arguments], self._env)
+
+
+class Docker:
+    def __init__(self, insecure: bool) -> None:
+        self._env = {**os.environ, "DOCKER_BUILDKIT": "1", "SOURCE_DATE_EPOCH": "0"}
+        if insecure:
+            print("docker: a registry without TLS is named in the daemon's own insecure-registries", file=sys.stderr)
+
+    def says(self, base: str) -> str:
+        return self._run("run", "--rm", "--entrypoint", "python3", base, "-c", SAYS)
+
+    def build(self, name: str, reference: str, context: Path, arguments: dict[str, str]) -> None:
+        given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+        file = ROOT / "install/images/Containerfile"
+        self._run("build", "--quiet", *given, "--file", str(file), "--target", name, "--tag", reference, str(context))
+
+    def push(self, reference: str) -> str:
+        self._run("push", "--quiet", reference)
+        found: list[str] = json.loads(self._run("inspect", "--format", "{{json .RepoDigests}}", reference))
+        name = reference.rpartition(":")[0]
+        return next(one.partition("@")[2] for one in found if one.startswith(f"{name}@"))
+
+    def _run(self, *arguments: str) -> str:
+        return run(["docker", *arguments], self._env)
+
+
+def tool(insecure: bool) -> Tool:
+    if shutil.which("buildah"):
+        return Buildah(insecure)
+    if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:
+        return Docker(insecure)
+    raise SystemExit("neither buildah nor a running docker is here: install one (Debian: apt-get install buildah)")
+
+
+def layers(into: Path, says: str, wheels: Path | None) -> None:
+    """One folder per layer of packages: base, headgate, runner, controller. No file is in two of them."""
+    machine, major, minor = says.split()
+    if (int(major), int(minor)) < OLDEST:
+        raise SystemExit(f"the base has Python {major}.{minor}; Headgate needs {OLDEST[0]}.{OLDEST[1]} or newer")
+    wheel = wheel_of_headgate()
+    index = ["--no-index", "--find-links", str(wheels)] if wheels else []
+    common = ["--python-version", f"{major}.{minor}", "--python-platform", f"{machine}-unknown-linux-gnu"]
+    command = [uv.find_uv_bin(), "pip", "install", "--quiet", "--only-binary", ":all:", *common, *index]
+    for name, asked in {"base": f"{wheel}[otlp]", "runner": "uv", "controller": f"{wheel}[cluster,otlp]"}.items():
+        constraint = ["--constraint", str(ROOT / "requirements.lock")]
+        run([*command, *constraint, "--target", str(into / name), asked], dict(os.environ))
+    (into / "headgate").mkdir()
+    for part in sorted((into / "base").glob("headgate*")):
+        part.rename(into / "headgate" / part.name)
+    shutil.rmtree(into / "base/bin", ignore_errors=True)  # scripts that name this machine's interpreter
+    for lower in ("base", "headgate", "runner"):
+        subtract(into / "controller", into / lower)
+    for script in (into / "controller/bin").iterdir():
+        script.unlink()
+    script = into / "controller/bin/headgate"
+    script.write_text(HEADGATE)
+    script.chmod(0o755)
+
+
+def wheel_of_headgate() -> Path:
+    with tempfile.TemporaryDirectory() as scratch:
+        run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", scratch], dict(os.environ), ROOT)
+        (made,) = Path(scratch).glob("*.whl")
+        into = DIST / made.name
+        DIST.mkdir(exist_ok=True)
+        shutil.copy2(made, into)
+    return into
+
+
+def subtract(upper: Path, lower: Path) -> None:
+    """Removes from one folder every file that is in the other, and the folders this leaves empty."""
+    for file in [path for path in lower.rglob("*") if not path.is_dir()]:
+        (upper / file.relative_to(lower)).unlink(missing_ok=True)
+    for folder in sorted((path for path in upper.rglob("*") if path.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    for mark in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"):
+        for left in upper.glob(f"headgate-*.dist-info/{mark}"):
+            left.unlink()
+
+
+def run(command: Sequence[str], env: dict[str, str], cwd: Path | None = None) -> str:
+    ended = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit {ended.returncode}\n{ended.stdout}{ended.stderr}")
+    return ended.stdout.strip()
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description="Build Headgate's images.")
+    parser.add_argument("--registry", required=True, help="as in registry.example/team")
+    parser.add_argument("--tag", default="", help="default: the version")
+    parser.add_argument("--base", default=BASE, help="has Python 3.11 or newer and a shell; best by digest")
+    parser.add_argument("--wheels", type=Path, help="a folder of wheels, where no package index can be reached")
+    parser.add_argument("--push", action="store_true")
+    parser.add_argument("--insecure", action="store_true", help="the registry speaks plain HTTP")
+    given = parser.parse_args(argv)
+    made: dict[str, dict[str, str]] = {}
+    maker = tool(given.insecure)
+    with tempfile.TemporaryDirectory() as scratch:
+        layers(Path(scratch, "layers"), maker.says(given.base), given.wheels)
+        version = run([sys.executable, "-m", "hatchling", "version"], dict(os.environ), ROOT)
+        commit = run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], dict(os.environ))
+        for name in NAMES:
+            reference = f"{given.registry}/headgate-{name}:{given.tag or version}"
+            arguments = {"BASE": given.base, "VERSION": version, "REVISION": commit}
+            maker.build(name, reference, Path(scratch), arguments)
+            digest = maker.push(reference) if given.push else ""
+            pinned = f"{reference.rpartition(':')[0]}@{digest}" if digest else reference
+            made[name] = {"image": pinned, "tag": reference, "digest": digest}
+            print(pinned, flush=True)
+    (DIST / "images.json").write_text(json.dumps(made, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

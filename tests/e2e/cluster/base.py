@@ -1,0 +1,166 @@
+"""A base image for a machine that can reach no image registry: this host's Python, git, ssh and a shell, by copy.
+
+    python tests/e2e/cluster/base.py REGISTRY/NAME:TAG     prints REGISTRY/NAME@sha256:...
+
+Needs buildah, and a Debian-like host on which this interpreter runs. Stands in for `python:3.X-slim`, which is what
+`make images` is given elsewhere; never published. Copies only files of the host, runs nothing of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+PROGRAMS = (
+    "sh", "cat", "chmod", "chown", "cp", "cut", "date", "env", "find", "grep", "head", "id", "ls", "mkdir", "mv",
+    "rm", "sed", "sleep", "sort", "tail", "touch", "tr", "true", "wc", "xargs", "git", "ssh",
+)  # fmt: skip
+# Of git: a client over https, ssh and git://, and the daemon that tests serve a repository with.
+GIT = (
+    "git", "git-remote-http", "git-remote-https", "git-http-backend", "git-daemon", "git-upload-pack",
+    "git-receive-pack", "git-shell",
+)  # fmt: skip
+# What wheels for manylinux may take for granted, though nothing above needs it.
+LIBRARIES = (
+    "libgcc_s.so.1", "libstdc++.so.6", "libgomp.so.1", "libpthread.so.0", "libdl.so.2", "librt.so.1",
+    "libutil.so.1", "libm.so.6", "libz.so.1", "libexpat.so.1", "libresolv.so.2", "libnss_dns.so.2",
+    "libnss_files.so.2",
+)  # fmt: skip
+NOT_COPIED = ("test", "idlelib", "tkinter", "turtledemo", "lib2to3", "site-packages", "config-*", "__pycache__")
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+FILES = {
+    "etc/passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "etc/ld.so.conf": "/usr/local/lib\n/usr/lib/x86_64-linux-gnu\n/usr/lib/aarch64-linux-gnu\n",
+}
+
+
+def fill(root: Path) -> None:
+    """A root file system in an empty folder."""
+    for name in (
+        "usr/bin",
+        "usr/lib",
+        "usr/lib64",
+        "usr/sbin",
+        "usr/local/bin",
+        "usr/local/lib",
+        "etc",
+        "root",
+        "proc",
+    ):
+        (root / name).mkdir(parents=True)
+    for name in ("bin", "lib", "lib64", "sbin"):
+        (root / name).symlink_to(f"usr/{name}")
+    for name in ("tmp", "var/tmp"):
+        (root / name).mkdir(parents=True)
+        (root / name).chmod(0o1777)
+    for name, text in FILES.items():
+        (root / name).write_text(text)
+    binaries = [*_python(root), *_programs(root), *_git(root)]
+    _libraries(root, binaries)
+    (root / "etc/ssl/certs").mkdir(parents=True)
+    shutil.copy2(CERTIFICATES, root / "etc/ssl/certs/ca-certificates.crt")
+    _run("/sbin/ldconfig", "-r", str(root))
+
+
+def _python(root: Path) -> list[Path]:
+    """The standard library and interpreter, in /usr/local as Python's own images have them."""
+    home = Path(sysconfig.get_path("stdlib"))
+    library = root / f"usr/local/lib/{VERSION}"
+    shutil.copytree(home, library, symlinks=True, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    (library / "site-packages").mkdir()
+    # Unchecked: a layer's times are not the files' own, and the root is read-only.
+    place = f"/usr/local/lib/{VERSION}"
+    compiled = ("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(library), "-p", place)
+    _run(sys.executable, *compiled, str(library))
+    binary = Path(os.path.realpath(sys.executable))
+    shutil.copy2(binary, root / f"usr/local/bin/{VERSION}")
+    for name in ("python3", "python"):
+        (root / "usr/local/bin" / name).symlink_to(VERSION)
+    return [binary, *home.glob("lib-dynload/*.so")]
+
+
+def _programs(root: Path) -> list[Path]:
+    found = [Path(where) for name in PROGRAMS if (where := shutil.which(name, path="/usr/bin:/bin"))]
+    for program in found:
+        shutil.copy2(program.resolve(), root / "usr/bin" / program.name)
+    return found
+
+
+def _git(root: Path) -> list[Path]:
+    core, into = Path("/usr/lib/git-core"), root / "usr/lib/git-core"
+    into.mkdir(parents=True)
+    there = [core / name for name in GIT if (core / name).exists()]
+    for program in there:
+        if os.path.samefile(program, "/usr/bin/git"):
+            (into / program.name).symlink_to("/usr/bin/git")
+        else:
+            shutil.copy2(program.resolve(), into / program.name)
+    shutil.copytree("/usr/share/git-core/templates", root / "usr/share/git-core/templates")
+    return there
+
+
+def _libraries(root: Path, binaries: Iterable[Path]) -> None:
+    """Every shared library they need, and the loader, where the loader looks for them."""
+    known = re.findall(r"=> (/\S+)", _run("/sbin/ldconfig", "-p"))
+    needed = {Path(path) for path in known if Path(path).name in LIBRARIES}
+    for binary in binaries:
+        needed |= {Path(line) for line in re.findall(r"(/\S+\.so\S*)", _run("ldd", str(binary)))}
+    for library in needed:
+        own = library.is_relative_to(sys.base_prefix) or library.is_relative_to("/usr/local")
+        folder = library.parent.as_posix().removeprefix("/").removeprefix("usr/")
+        into = root / "usr" / ("local/lib" if own else folder)
+        into.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(library.resolve(), into / library.name)
+
+
+def push(root: Path, reference: str) -> str:
+    """Makes an image of a root file system and pushes it; its digest."""
+    environ = {"STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot", **os.environ}
+    with tempfile.TemporaryDirectory() as scratch:
+        digest = Path(scratch, "digest")
+        container = _run("buildah", "from", "scratch", env=environ).strip()
+        try:
+            _run("buildah", "add", "-q", container, str(root), "/", env=environ)
+            path = "/usr/local/bin:/usr/bin:/bin"
+            _run("buildah", "config", "--env", f"PATH={path}", "--env", "LANG=C.UTF-8", container, env=environ)
+            _run("buildah", "commit", "-q", "--timestamp", "0", container, reference, env=environ)
+        finally:
+            _run("buildah", "rm", container, env=environ)
+        _run("buildah", "push", "-q", "--tls-verify=false", "--digestfile", str(digest), reference, env=environ)
+        return digest.read_text().strip()
+
+
+def _run(*command: str, env: dict[str, str] | None = None) -> str:
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if ended.returncode and command[0] != "ldd":  # of a file that is not dynamic, ldd says so
+        raise SystemExit(f"{' '.join(command)}: exit {ended.returncode}\n{ended.stderr}")
+    return ended.stdout
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description="A base image made of this host's Python, and pushed.")
+    parser.add_argument("reference", help="REGISTRY/NAME:TAG, of a registry that speaks plain HTTP")
+    given = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch, "root")
+        root.mkdir()
+        root.chmod(0o755)
+        fill(root)
+        digest = push(root, given.reference)
+    print(f"{given.reference.rpartition(':')[0]}@{digest}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

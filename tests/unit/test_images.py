@@ -1,0 +1,56 @@
+"""The script that builds the images, as far as it needs neither buildah nor docker."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONTAINERFILE = (ROOT / "install/images/Containerfile").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("headgate_images_build", ROOT / "install/images/build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_upper_layer_holds_nothing_that_a_lower_one_has(build: ModuleType, tmp_path: Path) -> None:
+    upper, lower = tmp_path / "upper", tmp_path / "lower"
+    for file in ("shared/a.py", "shared/deep/b.py", "own/c.py", "headgate-1.dist-info/RECORD"):
+        (upper / file).parent.mkdir(parents=True, exist_ok=True)
+        (upper / file).write_text(file)
+    for file in ("shared/a.py", "shared/deep/b.py", "headgate-1.dist-info/METADATA"):
+        (lower / file).parent.mkdir(parents=True, exist_ok=True)
+        (lower / file).write_text(file)
+    build.subtract(upper, lower)
+    assert sorted(str(p.relative_to(upper)) for p in upper.rglob("*") if p.is_file()) == ["own/c.py"]
+    assert not (upper / "shared").exists(), "no empty folder stays"
+
+
+def test_a_base_with_an_old_python_is_refused(build: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"Python 3\.9; Headgate needs 3\.11 or newer"):
+        build.layers(tmp_path / "layers", "x86_64 3 9", None)
+
+
+def test_a_command_that_fails_ends_the_build_with_its_own_words(build: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="exit 7\nthe reason"):
+        build.run(["sh", "-c", "echo the reason >&2; exit 7"], {"PATH": "/usr/bin:/bin"})
+
+
+@pytest.mark.parametrize("name", ["router", "runner", "controller"])
+def test_an_image_is_a_stage_that_runs_as_nobody_in_particular(build: ModuleType, name: str) -> None:
+    assert name in build.NAMES
+    stage = re.split(r"^FROM ", CONTAINERFILE, flags=re.M)
+    (own,) = [text for text in stage if re.match(rf"\S+ AS {name}\n", text)]
+    users = re.findall(r"^USER (\S+)", own, flags=re.M)
+    assert users[-1:] == ["10001:10001"] or not users
+    assert re.search(r"^CMD \[", own, flags=re.M)
