@@ -36,7 +36,17 @@ MAX_REASON = 200  # bytes of the model's reason phrase that go into a header
 class Asked:
     """What the router itself reads of a request's head, and the fields that go on to the model."""
 
-    __slots__ = ("authorization", "client_id", "length", "overrides", "passed", "request_id")
+    __slots__ = (
+        "ambiguous",
+        "authorization",
+        "client_id",
+        "coded",
+        "hosts",
+        "length",
+        "overrides",
+        "passed",
+        "request_id",
+    )
 
     def __init__(self) -> None:
         self.authorization: list[bytes] = []
@@ -45,6 +55,9 @@ class Asked:
         self.client_id = b""
         self.length: int | None = None  # as declared; None: chunked or no body
         self.passed: list[Field] = []
+        self.hosts = 0
+        self.coded = False  # Transfer-Encoding is there
+        self.ambiguous = False  # two readers could read two things (RFC 9112, 3.2 and 6.1): never passed on
 
 
 def read(fields: Iterable[Field]) -> Asked:
@@ -58,6 +71,7 @@ def read(fields: Iterable[Field]) -> Asked:
             passed.append(field)
             continue
         _note(asked, field, named)
+    asked.ambiguous |= asked.hosts > 1
     dropped = _names_in(named)
     if dropped:
         asked.passed = [field for field in passed if field[0] not in dropped]
@@ -80,6 +94,25 @@ def _note(asked: Asked, field: Field, named: list[bytes]) -> None:
         asked.client_id = value if _CLIENT_ID.match(value) else b""
     elif name == b"connection":
         named.append(value)
+    elif name == b"host":
+        asked.hosts += 1
+    elif name == b"transfer-encoding":
+        asked.ambiguous |= asked.coded or value.strip().lower() != b"chunked"  # no other coding is undone here
+        asked.coded = True
+
+
+def framing(method: bytes, held: int, length: int | None, *, more: bool) -> bytes:
+    """The field that frames a request to a model: `held` bytes, or `more` than that, of a declared length or not."""
+    if more:
+        return b"transfer-encoding: chunked\r\n" if length is None else b"content-length: %d\r\n" % length
+    if not held and method in (b"GET", b"HEAD", b"OPTIONS", b"DELETE"):
+        return b""
+    return b"content-length: %d\r\n" % held
+
+
+def chunk(data: bytes) -> bytes:
+    """`data`, not empty, as one chunk of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def of_answer(fields: Iterable[Field]) -> list[Field]:

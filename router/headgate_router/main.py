@@ -29,11 +29,12 @@ from headgate_kit import listen
 from headgate_kit.layout import DataFolder
 from headgate_router import app
 from headgate_router.count import Book
-from headgate_router.dataplanes.builtin.asgi import MAX_BODY, DataPath
+from headgate_router.dataplanes.builtin.asgi import DataPath
 from headgate_router.dataplanes.builtin.guard import Guarded, sweep
 from headgate_router.feed import Announced, Feed
 from headgate_router.metrics import RouterCollector
 from headgate_router.mirror import Mirrors
+from headgate_router.request import MAX_BODY, Desk
 from headgate_router.routes import Routes
 
 log = logging.getLogger("headgate.router")
@@ -67,7 +68,7 @@ class Worker:
         announced = Announced(settings.data, settings.control, settings.token_file)
         self.feed = Feed(settings.data, settings.worker, self.routes, self.book, draws, announced=announced)
         collector = RouterCollector(settings.worker, self.routes, self.book, self.mirrors, self.feed, time.monotonic)
-        path = DataPath(self.routes, self.book, self.mirrors, draws, settings.max_body)
+        path = DataPath(Desk(self.routes, self.book, self.mirrors, draws, settings.max_body))
         self.app = app.Front(path, app.build(self.routes, collector), settings.domain)
 
         self._server = _Server(self._config())

@@ -75,15 +75,20 @@ class Replica:
         self._failures = 0
         self._rests_until = 0.0
 
-    async def connection(self, *, max_idle_s: float, timeout_s: float) -> Connection:
-        """A pooled connection that was idle no longer than that, or a new one. Raises Unreachable."""
+    def pooled(self, max_idle_s: float) -> Connection | None:
+        """A kept connection that was idle no longer than that."""
         oldest = time.monotonic() - max_idle_s
         while self._idle and max_idle_s:
             pooled = self._idle.pop()
             if pooled.open and pooled.idle_since >= oldest:
                 return pooled
             pooled.abort()
-        return await connect(self.host, self.port, min(CONNECT_TIMEOUT_S, max(timeout_s, 0.001)))
+        return None
+
+    async def connection(self, *, max_idle_s: float, timeout_s: float) -> Connection:
+        """A pooled connection that was idle no longer than that, or a new one. Raises Unreachable."""
+        pooled = self.pooled(max_idle_s)
+        return pooled or await connect(self.host, self.port, min(CONNECT_TIMEOUT_S, max(timeout_s, 0.001)))
 
     async def warm(self, timeout_s: float) -> None:
         """Makes sure that somebody listens, and that a connection is pooled. Raises Unreachable."""
@@ -144,10 +149,52 @@ class Replicas:
         return one if one.in_flight <= other.in_flight else other
 
 
+class Attempts:
+    """Which replica is asked, and whether another one may be: the rules, without the asking."""
+
+    __slots__ = ("_left", "avoid", "max_idle_s", "may_repeat", "replicas")
+
+    def __init__(self, replicas: Replicas, *, may_repeat: bool, streams: bool) -> None:
+        """`streams`: the request's body is not held, and cannot be sent twice."""
+        self.replicas = replicas
+        self.may_repeat = may_repeat and not streams
+        self.avoid: Replica | None = None
+        self._left = ATTEMPTS
+        self.max_idle_s = float("inf") if self.may_repeat else SURE_IDLE_S
+        if streams:
+            self.max_idle_s = 0.0  # a kept connection may be stale
+
+    def pick(self) -> Replica:
+        """The replica of the next attempt. Raises NoReplica."""
+        self._left -= 1
+        return self.replicas.pick(self.avoid)
+
+    def unreachable(self, replica: Replica) -> bool:
+        """It took no connection, so it surely did not run the request: may another be asked?"""
+        replica.failed(time.monotonic())
+        self.avoid = replica
+        return self._left > 0 and len(self.replicas.every) > 1
+
+    def broke(self, replica: Replica, connection: Connection | None) -> bool:
+        """The connection ended: may the request, which may have run, be sent again? Yes, once, if nothing of an answer
+        came and running twice does no harm.
+        """
+        if connection is None or connection.answered:
+            return False
+        if connection.used == 1:  # not merely a kept connection that the model had closed
+            replica.failed(time.monotonic())
+        if not self.may_repeat or not self._left:
+            return False
+        self.may_repeat = False
+        self.max_idle_s = 0.0
+        self.avoid = replica
+        return True
+
+
 class Ask:
     """One request to a revision, on as many replicas as it takes and may take."""
 
-    __slots__ = ("_message", "_on_start", "_replicas", "abandoned", "current", "may_repeat")
+    __slots__ = ("_attempts", "_message", "_on_start", "abandoned", "current")
 
     def __init__(
         self,
@@ -158,10 +205,9 @@ class Ask:
         on_start: Callable[[Connection], None] | None = None,
     ) -> None:
         """`on_start` is called when the head is out, to send the rest of a streamed body; then nothing is repeated."""
-        self._replicas = replicas
+        self._attempts = Attempts(replicas, may_repeat=may_repeat, streams=on_start is not None)
         self._message = message
         self._on_start = on_start
-        self.may_repeat = may_repeat and on_start is None
         self.current: Connection | None = None  # what a leaving caller aborts
         self.abandoned = False
 
@@ -171,43 +217,25 @@ class Ask:
         Raises: NoReplica; Unreachable: surely not processed; Broken, TimedOut, Abandoned: it may have been.
         """
         ends = time.monotonic() + timeout_s
-        avoid: Replica | None = None
-        max_idle_s = float("inf") if self.may_repeat else SURE_IDLE_S
-        if self._on_start is not None:
-            max_idle_s = 0.0  # a kept connection may be stale, and a streamed body cannot be sent twice
-        for attempt in range(ATTEMPTS):
-            replica = self._replicas.pick(avoid)
+        while True:
+            replica = self._attempts.pick()
             try:
-                return await self._once(replica, ends, max_idle_s=max_idle_s)
+                return await self._once(replica, ends)
             except Unreachable:
-                replica.failed(time.monotonic())
-                if attempt == ATTEMPTS - 1 or len(self._replicas.every) == 1:
+                if not self._attempts.unreachable(replica):
                     raise
             except Broken:
-                if not self._may_ask_again(replica):
+                if self.abandoned or not self._attempts.broke(replica, self.current):
                     raise
-                self.may_repeat = False
-                max_idle_s = 0.0
-            avoid = replica
-        raise Unreachable("no replica took it")
 
-    def _may_ask_again(self, replica: Replica) -> bool:
-        """After a connection that broke: yes, once, if nothing of an answer came and running twice does no harm."""
-        connection = self.current
-        if connection is None or connection.answered:
-            return False
-        if connection.used == 1:  # not merely a kept connection that the model had closed
-            replica.failed(time.monotonic())
-        return self.may_repeat and not self.abandoned
-
-    async def _once(self, replica: Replica, ends: float, *, max_idle_s: float) -> Answering:
+    async def _once(self, replica: Replica, ends: float) -> Answering:
         replica.in_flight += 1
         connection = None
         try:
             left = ends - time.monotonic()
             if left <= 0:
                 raise TimedOut("no time left")
-            connection = self.current = await replica.connection(max_idle_s=max_idle_s, timeout_s=left)
+            connection = self.current = await replica.connection(max_idle_s=self._attempts.max_idle_s, timeout_s=left)
             message = self._message
             connection.start(message.head(replica.name), message.body, timeout_s=left, head_only=message.head_only)
             if self.abandoned:

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from headgate_router.dataplanes.builtin.client import Connection, UpstreamError
+from headgate_router.headers import chunk
+from headgate_router.request import HELD
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
-HELD = 1024 * 1024  # bytes
 WATCH_AFTER_S = 0.02  # a model that answers sooner costs no task: its caller gets the answer or is gone
 
 
@@ -49,21 +50,6 @@ class Body:
     def chunked(self) -> bool:
         """Whether the rest goes out in chunks, for want of a declared length."""
         return self.more and self._length is None
-
-    def framing(self, method: str) -> bytes:
-        """The field that says how the body is framed; `first` becomes a chunk when that is how."""
-        if self.chunked:
-            self.first = chunk(self.first)
-            return b"transfer-encoding: chunked\r\n"
-        if self.more:
-            return b"content-length: %d\r\n" % (self._length or 0)
-        if not self.first and method in ("GET", "HEAD", "OPTIONS", "DELETE"):
-            return b""
-        return b"content-length: %d\r\n" % len(self.first)
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def _ignore() -> None:

@@ -8,11 +8,12 @@ connection whose answer did not end cleanly.
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Protocol, cast
 
 import httptools
 
 HIGH_WATER = 64 * 1024  # bytes of an unread answer before the model is slowed down
+MAX_HEAD = 256 * 1024  # bytes of an answer before its head is whole
 
 
 class UpstreamError(Exception):
@@ -35,10 +36,21 @@ class Abandoned(UpstreamError):
     """We ended it ourselves: the caller left."""
 
 
+class Listener(Protocol):
+    """Who runs a request by callbacks instead of waiting for it."""
+
+    def heard(self) -> None:
+        """Something came, or ended: look at `headed`, `take()`, `error` and `done`."""
+
+    def writable(self, yes: bool) -> None:
+        """Whether the model reads what it is sent."""
+
+
 class Connection(asyncio.Protocol):
     """`start`, `await head()`, then `read()` until it returns b"" (or `take()` what is there).
 
-    After that `reusable` says whether another request may be started.
+    Or `start` with a listener, which takes what came whenever it is called. After that `reusable` says whether another
+    request may be started.
     """
 
     __slots__ = (
@@ -47,6 +59,7 @@ class Connection(asyncio.Protocol):
         "_error",
         "_expires",
         "_head_only",
+        "_held",
         "_idle_s",
         "_informational",
         "_loop",
@@ -58,12 +71,14 @@ class Connection(asyncio.Protocol):
         "_until_eof",
         "_waiter",
         "answered",
+        "before_head",
         "busy",
         "done",
         "fields",
         "headed",
         "idle_since",
         "keep",
+        "listener",
         "open",
         "reason",
         "status",
@@ -78,6 +93,7 @@ class Connection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._expires = 0.0
+        self.listener: Listener | None = None
         self.open = False
         self.busy = False
         self.used = 0  # requests started on it
@@ -98,6 +114,8 @@ class Connection(asyncio.Protocol):
         self._buffer: list[bytes] = []
         self._size = 0
         self._paused = False
+        self._held = False
+        self.before_head = 0  # bytes
         self._idle_s = 0.0
         self._error: UpstreamError | None = None
 
@@ -106,11 +124,19 @@ class Connection(asyncio.Protocol):
         """The last answer ended cleanly and the peer keeps the connection."""
         return self.open and self.keep and self.done and self._error is None
 
+    @property
+    def error(self) -> UpstreamError | None:
+        """Why no more will come; None: nothing is wrong."""
+        return self._error
+
     # What the owner calls.
 
-    def start(self, head: bytes, body: bytes, *, timeout_s: float, head_only: bool = False) -> None:
+    def start(
+        self, head: bytes, body: bytes, *, timeout_s: float, head_only: bool = False, listener: Listener | None = None
+    ) -> None:
         """Sends a request; `timeout_s` limits the wait for the answer's head, then each wait for more of it."""
         self._reset(head_only=head_only)
+        self.listener = listener
         self.busy = True
         self.used += 1
         self._idle_s = timeout_s
@@ -124,9 +150,29 @@ class Connection(asyncio.Protocol):
         """More of the request's body; waits while the model does not read."""
         if not self.open:
             raise self._error or Broken("closed while the request was sent")
-        self._transport.write(chunk)
+        self.write(chunk)
         if self._drained is not None:
             await self._drained
+
+    def write(self, chunk: bytes) -> None:
+        """More of the request's body, now; the time for an answer counts from the last of it."""
+        if self.open:
+            self._transport.write(chunk)
+            self._expires = max(self._expires, self._loop.time() + self._idle_s)
+
+    def hold(self) -> None:
+        """The listener's caller reads no more for now: neither does this, and no time runs."""
+        if not self._held and self.open and not self.done:
+            self._held = True
+            self._transport.pause_reading()
+
+    def release(self) -> None:
+        """The end of `hold`."""
+        if self._held:
+            self._held = False
+            self._expires = max(self._expires, self._loop.time() + self._idle_s)
+            if self.open:
+                self._transport.resume_reading()
 
     async def head(self) -> None:
         """Waits until `status`, `reason` and `fields` are there. Raises UpstreamError."""
@@ -157,6 +203,7 @@ class Connection(asyncio.Protocol):
     def finish(self, now: float) -> None:
         """The owner is done with this answer; whatever comes now makes the connection useless."""
         self.busy = False
+        self.listener = None
         self.idle_since = now
         self.fields = []
 
@@ -188,7 +235,9 @@ class Connection(asyncio.Protocol):
             raise self._error
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self.listener is not None:
+            self.listener.heard()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _fail(self, error: UpstreamError) -> None:
@@ -211,7 +260,8 @@ class Connection(asyncio.Protocol):
         if not self.busy or self.done:
             return
         left = self._expires - self._loop.time()
-        if left <= 0 and self._waiter is not None:
+        waits = self._waiter is not None or (self.listener is not None and not self._held)
+        if left <= 0 and waits:
             self._fail(TimedOut(f"nothing for {self._idle_s:g} s"))
         else:  # moved on, or it is the caller who is slow now
             self._timer = self._loop.call_later(max(left, 0.05), self._on_timer)
@@ -235,10 +285,14 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def pause_writing(self) -> None:
-        if self._drained is None:
+        if self.listener is not None:
+            self.listener.writable(False)
+        elif self._drained is None:
             self._drained = self._loop.create_future()
 
     def resume_writing(self) -> None:
+        if self.listener is not None:
+            self.listener.writable(True)
         if self._drained is not None:
             self._drained.set_result(None)
             self._drained = None
@@ -249,12 +303,25 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self.answered = True
+        error: Broken | None = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._fail(Broken("the model switched protocols unasked"))
+            error = Broken("the model switched protocols unasked")
         except httptools.HttpParserError:
-            self._fail(Broken("the model did not answer in HTTP"))
+            error = Broken("the model did not answer in HTTP")
+        if not self.headed:
+            self.before_head += len(data)
+            if self.before_head > MAX_HEAD:
+                error = error or Broken("the head of the model's answer has no end")
+        if error is not None:
+            self._fail(error)
+            return
+        if self.listener is not None:
+            if self.headed:
+                self._expires = self._loop.time() + self._idle_s
+            self.listener.heard()
+            return
         if self._size > HIGH_WATER and not self._paused and not self.done:
             self._paused = True
             self._transport.pause_reading()
@@ -267,10 +334,12 @@ class Connection(asyncio.Protocol):
             self.keep = False
 
     def on_status(self, reason: bytes) -> None:
-        self.reason += reason
+        if not self.headed:
+            self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name.lower(), value))
+        if not self.headed:  # else a trailer: dropped, for no caller agreed to any
+            self.fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
