@@ -6,12 +6,13 @@ for each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from headgate.evidence import Detection, Look, Need, Traffic, Verdict
+from headgate.table import RouteRevision
 from headgate.target import DeploymentTarget, ModelPin, Source
 from headgate.workload import Artifact, Launch, Replica, Workload
 
@@ -120,6 +121,24 @@ class Server(Protocol):
 
     def claims(self, deployment: DeploymentTarget) -> bool: ...
     def launch(self, deployment: DeploymentTarget, artifact: Artifact) -> Launch: ...
+
+
+class Resolver(Protocol):
+    """Where the replicas of a revision answer, as the router itself finds out. One event loop; nothing blocks.
+
+    The entry point's name is the scheme of `RouteRevision.service` (`k8s` of `k8s:NAMESPACE/SERVICE:PORT`); a row
+    without a service is for the adapter `table`.
+    """
+
+    def follow(self, revision: RouteRevision, heard: Callable[[tuple[str, ...]], None]) -> Callable[[], None]:
+        """Tells `heard` the ready replicas, sorted, once they are known and at each change; answers what ends it.
+
+        `http://HOST:PORT` each; none: (). What was known is not taken back because its source cannot be reached.
+        Raises ValueError: the row's service is not of this adapter's form.
+        """
+        ...
+
+    async def close(self) -> None: ...
 
 
 class Record(Protocol):

@@ -116,7 +116,7 @@ class Feed:
         except (OSError, codec.CodecError) as error:
             log.warning("the table on disk cannot be read: %s", error)
             return False
-        found = problems(table)
+        found = problems(table) or self._routes.addresses.problems(table)
         if found:
             log.warning("the table on disk is refused: %s", "; ".join(found[:MAX_REASONS]))
             return False
@@ -125,7 +125,7 @@ class Feed:
 
     def take(self, table: RouteTable) -> bool:
         """Serves by a new table from the next request on, or refuses it, and says so in the next exchange."""
-        found = problems(table, self._routes.table)
+        found = problems(table, self._routes.table) or self._routes.addresses.problems(table)
         if found:
             self.tables_refused += 1
             if found[:MAX_REASONS] != self._refused:
@@ -180,7 +180,11 @@ class Feed:
         self.reached_at = self._clock()
         if reply.received >= self._sequence:
             self._pending = ()
-        return reply.table is not None and self.take(reply.table)
+        if reply.table is None:
+            return False
+        if not self._routes.addresses.problems(reply.table):
+            await self._routes.addresses.known(reply.table)  # no request is to meet a revision before its replicas
+        return self.take(reply.table)
 
     def _message(self) -> ExchangeRequest:
         if not self._pending:

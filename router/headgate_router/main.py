@@ -133,6 +133,7 @@ class Worker:
         if not await self.feed.flush(FLUSH_S):
             log.warning("the last counts of %s were not delivered", self.settings.worker)
         self.routes.close()
+        await self.routes.addresses.close()
 
 
 class _Server(uvicorn.Server):

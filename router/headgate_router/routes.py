@@ -6,12 +6,15 @@ worker only those it serves. Pools, limits and ejections outlive a swap; the run
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 
 from headgate.evidence import PairKind
+from headgate.ports import Resolver
 from headgate.table import EndpointRoute, RouteRevision, RouteTable
 from headgate.traffic import WHOLE
+from headgate_router.addresses import Addresses
 from headgate_router.choose import Chooser
 from headgate_router.limits import InFlight
 from headgate_router.redact import Path, path
@@ -69,8 +72,9 @@ def _path_or_all(text: str) -> Path:
 class Routes:
     """Not thread-safe: one event loop."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, resolvers: Mapping[str, Resolver] | None = None) -> None:
         self._random = random
+        self.addresses = Addresses(self._moved, resolvers)
         self._live: dict[str, LiveRoute] = {}
         self._replicas: dict[str, Replica] = {}
         self._copies: dict[str, Replica] = {}
@@ -100,10 +104,11 @@ class Routes:
         limit = max(1, revision.max_concurrent_per_instance * max(1, revision.instances))
         in_flight = self._limits.setdefault((route.name, revision.revision), InFlight(limit))
         in_flight.limit = limit
+        addresses = self.addresses.of(revision)
         return LiveRevision(
             route=revision,
-            replicas=Replicas([_kept(self._replicas, address) for address in revision.upstreams], self._random),
-            copies=Replicas([_kept(self._copies, address) for address in revision.upstreams], self._random),
+            replicas=Replicas(_kept(self._replicas, addresses), self._random),
+            copies=Replicas(_kept(self._copies, addresses), self._random),
             in_flight=in_flight,
             fields=[
                 (b"azureml-model-deployment", revision.deployment.encode()),
@@ -115,14 +120,29 @@ class Routes:
 
     def _let_go(self, table: RouteTable) -> None:
         """Retires what the table holds no more; a running answer ends undisturbed."""
-        every = [(name, revision) for name, route in table.endpoints.items() for revision in route.revisions]
-        addresses = {address for _, revision in every for address in revision.upstreams}
+        self.addresses.keep(table)
+        self._retire()
+        revisions = {(name, r.revision) for name, route in table.endpoints.items() for r in route.revisions}
+        for key in self._limits.keys() - revisions:
+            del self._limits[key]
+
+    def _moved(self, service: str) -> None:
+        """The replicas of a service are others now: asked from the next request on; running answers end undisturbed."""
+        for live in self._live.values():
+            for revision in live.revisions.values():
+                if revision.route.service == service:
+                    addresses = self.addresses.of(revision.route)
+                    revision.replicas.every = _kept(self._replicas, addresses)
+                    revision.copies.every = _kept(self._copies, addresses)
+        self._retire()
+
+    def _retire(self) -> None:
+        addresses = set(self.addresses.every())
+        if self.table is not None:
+            addresses.update(a for route in self.table.endpoints.values() for r in route.revisions for a in r.upstreams)
         for pool in (self._replicas, self._copies):
             for address in pool.keys() - addresses:
                 pool.pop(address).retire()
-        revisions = {(name, revision.revision) for name, revision in every}
-        for key in self._limits.keys() - revisions:
-            del self._limits[key]
 
     def close(self) -> None:
         """Ends every pooled connection."""
@@ -132,8 +152,8 @@ class Routes:
             pool.clear()
 
 
-def _kept(pool: dict[str, Replica], address: str) -> Replica:
-    replica = pool.get(address)
-    if replica is None:
-        replica = pool[address] = Replica(address)
-    return replica
+def _kept(pool: dict[str, Replica], addresses: Iterable[str]) -> list[Replica]:
+    for address in addresses:
+        if address not in pool:
+            pool[address] = Replica(address)
+    return [pool[address] for address in addresses]

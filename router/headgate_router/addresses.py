@@ -1,0 +1,133 @@
+"""Where every revision of the table is asked: what its resolver said last.
+
+Followed from the moment a table is offered, so that addresses are there when the first request is. Refuses to forget
+what it knows because a source is away: a replica that is gone is found out by asking it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from headgate import plugins
+from headgate.ports import Resolver
+from headgate.table import RouteRevision, RouteTable
+from headgate_router.resolvers.table import Table
+
+log = logging.getLogger("headgate.router")
+
+TABLE = "table"  # the adapter of rows that list their addresses
+GROUP = "headgate.resolver"
+FIRST_S = 2.0  # a table waits so long for the addresses of what it gives traffic
+
+Key = str | tuple[str, ...]  # a service, or the addresses themselves
+
+
+@dataclass(slots=True)
+class _Followed:
+    service: str
+    addresses: tuple[str, ...] | None = None  # None: not known yet
+    end: Callable[[], None] | None = None
+
+
+class Addresses:
+    """Not thread-safe: one event loop.
+
+    Args:
+        moved: told the service whose addresses are others now; never for rows that list theirs.
+        resolvers: scheme -> adapter, beside `table`; None: those installed, made when first needed.
+    """
+
+    def __init__(self, moved: Callable[[str], None], resolvers: Mapping[str, Resolver] | None = None) -> None:
+        self._moved = moved
+        self._resolvers: dict[str, Resolver] = {TABLE: Table(), **(resolvers or {})}
+        self._installed = resolvers is None
+        self._followed: dict[Key, _Followed] = {}
+        self._news = asyncio.Event()
+
+    def of(self, revision: RouteRevision) -> tuple[str, ...]:
+        """What is known; (): no replica, or not known yet."""
+        return self._follow(revision).addresses or ()
+
+    def problems(self, table: RouteTable) -> tuple[str, ...]:
+        """Why replicas of this table cannot be found; empty: they can be looked for."""
+        found = []
+        for name, revision in _services(table):
+            try:
+                self._follow(revision)
+            except (ValueError, LookupError) as error:
+                found.append(f"{name}: {revision.service[:100]!r} cannot be resolved: {error}")
+        return tuple(found)
+
+    async def known(self, table: RouteTable, seconds: float = FIRST_S) -> bool:
+        """Waits until the addresses of every revision with traffic are known. False: not in time; serve all the same."""
+        missing = [revision for _, revision in _services(table) if revision.per_mille]
+        try:
+            async with asyncio.timeout(seconds):
+                while missing := [r for r in missing if self._follow(r).addresses is None]:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            log.warning("table %d: no addresses yet of %d revisions", table.generation, len(missing))
+            return False
+        return True
+
+    def keep(self, table: RouteTable) -> None:
+        """Ends what the table holds no more."""
+        wanted = {_key(r) for route in table.endpoints.values() for r in route.revisions}
+        for key in self._followed.keys() - wanted:
+            self._end(self._followed.pop(key))
+
+    def every(self) -> Iterable[str]:
+        return (address for followed in self._followed.values() for address in followed.addresses or ())
+
+    async def close(self) -> None:
+        for followed in self._followed.values():
+            self._end(followed)
+        self._followed.clear()
+        for resolver in self._resolvers.values():
+            await resolver.close()
+
+    def _follow(self, revision: RouteRevision) -> _Followed:
+        """Raises LookupError: no adapter of that scheme is installed. ValueError: the adapter cannot read it."""
+        key = _key(revision)
+        followed = self._followed.get(key)
+        if followed is None:
+            resolver = self._resolver(revision.service.partition(":")[0] if revision.service else TABLE)
+            followed = _Followed(revision.service)
+            followed.end = resolver.follow(revision, partial(self._heard, followed))
+            self._followed[key] = followed
+        return followed
+
+    def _heard(self, followed: _Followed, addresses: tuple[str, ...]) -> None:
+        before, followed.addresses = followed.addresses, addresses
+        self._news.set()
+        if followed.service and before != addresses:
+            self._moved(followed.service)
+
+    def _resolver(self, scheme: str) -> Resolver:
+        if scheme not in self._resolvers and self._installed:
+            self._installed = False
+            loaded = plugins.load(GROUP)
+            for finding in loaded.findings:
+                log.error("%s", finding)
+            self._resolvers |= {name: adapter() for name, adapter in loaded.adapters.items() if name != TABLE}
+        if scheme not in self._resolvers:
+            raise LookupError(f"no resolver {scheme[:40]!r} is installed: {', '.join(sorted(self._resolvers))}")
+        return self._resolvers[scheme]
+
+    @staticmethod
+    def _end(followed: _Followed) -> None:
+        if followed.end is not None:
+            followed.end()
+
+
+def _key(revision: RouteRevision) -> Key:
+    return revision.service or revision.upstreams
+
+
+def _services(table: RouteTable) -> Iterable[tuple[str, RouteRevision]]:
+    return ((name, r) for name, route in table.endpoints.items() for r in route.revisions if r.service)

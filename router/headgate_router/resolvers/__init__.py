@@ -1,0 +1,1 @@
+"""Where a revision's replicas answer: one adapter of `headgate.ports.Resolver` per file."""

@@ -1,0 +1,120 @@
+"""From EndpointSlices (discovery.k8s.io/v1) to the addresses a router asks. Pure; refuses to trust a slice's shape.
+
+Ready and not terminating. When no replica is, those that still serve while they terminate, as kube-proxy does: a
+draining replica answers, none does not. Sorted, so that equal slices give equal addresses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SERVICE_LABEL = "kubernetes.io/service-name"
+_SERVICE = re.compile(r"k8s:(?P<namespace>[a-z0-9-]{1,63})/(?P<name>[a-z0-9.-]{1,253}):(?P<port>[a-z0-9-]{1,63})\Z")
+
+Slice = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """`k8s:NAMESPACE/SERVICE:PORT`. PORT is the name of one of the slices' ports, or its number."""
+
+    namespace: str
+    name: str
+    port: str
+
+
+def parse(service: str) -> ServicePort:
+    """Raises ValueError: not of that form."""
+    found = _SERVICE.match(service)
+    if found is None:
+        raise ValueError(f"{service[:100]!r} is not k8s:NAMESPACE/SERVICE:PORT")
+    return ServicePort(**found.groupdict())
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    address: str
+    zone: str
+    hinted: frozenset[str]  # zones that are asked to use it; empty: none said
+    ready: bool
+
+
+def addresses(slices: Iterable[Slice], port: str, zone: str = "") -> tuple[str, ...]:
+    """The addresses to ask, `http://IP:PORT`.
+
+    Args:
+        slices: of one service.
+        zone: ours; empty: not known, every zone is as good.
+    """
+    by_family: dict[str, list[_Place]] = {}
+    for one in slices:
+        family = str(one.get("addressType", "IPv4"))
+        by_family.setdefault(family, []).extend(_places(one, port, family))
+    # A replica with addresses of two families is one replica: the first family that has any is used.
+    for family in sorted(by_family):
+        usable = [place for place in by_family[family] if place.ready] or by_family[family]
+        if usable:
+            return tuple(sorted({place.address for place in _near(usable, zone)}))
+    return ()
+
+
+def zone_of(slices: Iterable[Slice], ip: str) -> str:
+    """The zone that slices give for an address; empty: none lists it."""
+    for endpoint in (endpoint for one in slices for endpoint in _list(one, "endpoints")):
+        if ip in _list(endpoint, "addresses"):
+            return str(endpoint.get("zone") or "")
+    return ""
+
+
+def _places(one: Slice, port: str, family: str) -> Iterator[_Place]:
+    number = _port(_list(one, "ports"), port)
+    if number is None:
+        return
+    for endpoint in _list(one, "endpoints"):
+        conditions = endpoint.get("conditions") or {}
+        ending = conditions.get("terminating") is True
+        ready = conditions.get("ready") is not False and not ending  # the API: unknown counts as ready
+        if not ready and not (ending and conditions.get("serving") is True):
+            continue
+        hints = frozenset(str(hint.get("name")) for hint in _list(endpoint.get("hints") or {}, "forZones"))
+        zone = str(endpoint.get("zone") or "")
+        for ip in _list(endpoint, "addresses")[:1]:  # the API: consumers use the first
+            host = f"[{ip}]" if family == "IPv6" else ip
+            yield _Place(f"http://{host}:{number}", zone, hints, ready)
+
+
+def _port(ports: Sequence[Mapping[str, Any]], wanted: str) -> int | None:
+    """By name, else by number, else the only one: a Service's port need not be its target's."""
+    known = {str(port.get("name") or ""): port.get("port") for port in ports}
+    numbers = [number for number in known.values() if isinstance(number, int)]
+    named = known.get(wanted)
+    if isinstance(named, int):
+        return named
+    if wanted.isdigit() and int(wanted) in numbers:
+        return int(wanted)
+    if len(numbers) == 1:
+        return numbers[0]
+    # A headless service without ports lists none: its replicas answer where they were said to.
+    return int(wanted) if wanted.isdigit() and not ports else None
+
+
+def _near(places: Sequence[_Place], zone: str) -> Sequence[_Place]:
+    """Those of our zone, where that overloads nobody.
+
+    The cluster's own hints decide when every replica has one. Without hints our zone must hold at least its fair
+    share of the replicas: one replica beside us must not carry what ten elsewhere should.
+    """
+    if not zone:
+        return places
+    if all(place.hinted for place in places):
+        return [place for place in places if zone in place.hinted] or places
+    here = [place for place in places if place.zone == zone]
+    return here if here and len(here) * len({place.zone for place in places}) >= len(places) else places
+
+
+def _list(of: Mapping[str, Any], key: str) -> list[Any]:
+    value = of.get(key)
+    return value if isinstance(value, list) else []
