@@ -10,6 +10,7 @@ from headgate.testing.engines import ENGINE, EngineCase
 from headgate.testing.gates import GATE, GateCase
 from headgate.testing.platforms import PLATFORM, PlatformCase
 from headgate.testing.records import RECORD
+from headgate.testing.resolvers import RESOLVER, ResolverCase
 from headgate.testing.secrets import SECRETS
 from headgate.testing.servers import SERVER, ServerCase
 from headgate.testing.suite import Check, Suite, Wait
@@ -24,6 +25,7 @@ __all__ = [
     "GATE",
     "PLATFORM",
     "RECORD",
+    "RESOLVER",
     "SECRETS",
     "SERVER",
     "BuilderCase",
@@ -32,6 +34,7 @@ __all__ = [
     "EngineCase",
     "GateCase",
     "PlatformCase",
+    "ResolverCase",
     "ServerCase",
     "Suite",
     "Wait",
