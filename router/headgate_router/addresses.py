@@ -63,7 +63,7 @@ class Addresses:
         return tuple(found)
 
     async def known(self, table: RouteTable, seconds: float = FIRST_S) -> bool:
-        """Waits until the addresses of every revision with traffic are known. False: not in time; serve all the same."""
+        """Waits until the addresses of all revisions with traffic are known. False: not in time; serve all the same."""
         missing = [revision for _, revision in _services(table) if revision.per_mille]
         try:
             async with asyncio.timeout(seconds):

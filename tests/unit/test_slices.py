@@ -28,7 +28,9 @@ def test_a_service_is_read() -> None:
     assert parse("k8s:ml/fraud-1a2b:http").port == "http"
 
 
-@pytest.mark.parametrize("text", ["k8s:fraud:8080", "k8s:ml/fraud", "k8s:ML/fraud:1", "k8s:ml/a/b:1", "k8s:ml/fraud:1\n"])
+@pytest.mark.parametrize(
+    "text", ["k8s:fraud:8080", "k8s:ml/fraud", "k8s:ML/fraud:1", "k8s:ml/a/b:1", "k8s:ml/fraud:1\n"]
+)
 def test_what_names_no_service_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="k8s:NAMESPACE/SERVICE:PORT"):
         parse(text)
