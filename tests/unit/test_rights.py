@@ -1,0 +1,102 @@
+"""Rights are written once: the chart's Roles and `install.yaml` say the same, and nothing is `*`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from headgate_kit.kube.kinds import ENDPOINT_ROLLOUT, ONLINE_ENDPOINT
+from headgate_kit.kube.rights import CONTROLLER, RIGHTS, ROUTER, rights
+
+INSTALL = Path(__file__).parents[2] / "install"
+NO_HELM = "helm is not on the PATH: put it there, or name it in $HELM"
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("install_generate", INSTALL / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def objects(kind: str) -> list[dict[str, Any]]:
+    return [o for o in yaml.safe_load_all((INSTALL / "install.yaml").read_text()) if o and o["kind"] == kind]
+
+
+def test_the_charts_roles_are_the_list(generate: ModuleType) -> None:
+    assert (INSTALL / "chart/templates/rbac.yaml").read_text() == generate.rbac(), "run `make manifests`"
+
+
+def test_install_yaml_is_the_chart(generate: ModuleType) -> None:
+    helm = generate.find_helm()
+    if helm is None:
+        pytest.skip(NO_HELM)
+    assert (INSTALL / "install.yaml").read_text() == generate.manifest(helm), "run `make manifests`"
+
+
+def test_no_right_is_a_star_and_none_is_listed_twice() -> None:
+    named = Counter((r.part, r.group, r.resource, verb) for r in RIGHTS for verb in r.verbs)
+    assert [name for name, count in named.items() if count > 1 or "*" in name] == []
+
+
+def test_only_reading_nodes_reaches_beyond_the_namespace() -> None:
+    assert [(r.resource, r.verbs) for r in RIGHTS if r.cluster] == [("nodes", ("get", "list", "watch"))]
+    for role in objects("ClusterRole"):
+        assert [rule["resources"] for rule in role["rules"]] == [["nodes"]]
+
+
+@pytest.mark.parametrize("part", [CONTROLLER, ROUTER])
+def test_the_rendered_role_grants_what_the_list_says_for_its_settings(part: str) -> None:
+    settings = {"engine": "pods", "resources.enabled": "true", "nodes.read": "true"}
+    asked = {(r.group, r.resource, verb) for r in rights(part, settings) if not r.cluster for verb in r.verbs}
+    role = next(o for o in objects("Role") if o["metadata"]["name"] == f"headgate-{part}")
+    granted = {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert granted == asked
+
+
+def test_a_right_that_needs_a_setting_is_left_out_without_it() -> None:
+    named = {r.resource for r in rights(CONTROLLER, {"engine": "pods", "resources.enabled": "false"})}
+    assert "workflows" not in named
+    assert "onlineendpoints" not in named
+    assert "secrets" in named
+
+
+@pytest.mark.parametrize("name", ["headgate-controller", "headgate-router"])
+def test_pods_of_ours_may_do_nothing_to_their_node(name: str) -> None:
+    pod = next(o for o in objects("Deployment") if o["metadata"]["name"] == name)["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == 10001
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["limits"]["memory"]
+        assert not [word for word in container["args"] if "token=" in word or "password" in word]
+
+
+def test_custom_resources_are_named_as_the_code_names_them() -> None:
+    for kind, file in ((ONLINE_ENDPOINT, "onlineendpoints"), (ENDPOINT_ROLLOUT, "endpointrollouts")):
+        found = yaml.safe_load((INSTALL / f"crds/{file}.yaml").read_text())["spec"]
+        version = found["versions"][0]
+        assert (f"{found['group']}/{version['name']}", found["names"]["kind"]) == (kind.api, kind.name)
+        assert found["names"]["plural"] == kind.plural
+        assert version["subresources"] == {"status": {}}
