@@ -122,6 +122,8 @@ SYSTEM: Mapping[str, Entry] = {
     "router-silent": ("The router does not answer.", "`headgate status` shows its workers."),
     "port-taken": ("The port is in use.", "Stop what uses it, or choose another."),
     "port-changed": ("Callers use another port than asked for.", "Leave --port out, or `headgate down` first."),
+    "op-settings": ("A setting of the ops on a cluster is not what the cluster could read.",
+                    "Correct the variable it names in the controller's environment: docs/pipelines.md lists them."),
     "listen": ("The address cannot be listened on.", "Give another --host and --port."),
     "plain-http": ("The router speaks plain HTTP to others.", "Put a proxy with TLS before it, or say --insecure."),
     "unknown-endpoint": ("There is no such endpoint.", "Check its name; the finding lists those known."),

@@ -17,6 +17,8 @@ COMMAND = ("python", "-m", "headgate_pipelines.op")
 OUTPUTS = "/tmp/outputs"  # where a container leaves its output parameters, one file each
 
 ENV_OUTPUTS = "HEADGATE_OUTPUTS"  # another folder for them: the local engine never writes to the host's /tmp
+ENV_TERMINATION = "HEADGATE_TERMINATION"  # file for `{"message": ..., "outputs": {...}}` at the end, in a pod
+TERMINATION_LIMIT = 4_096  # bytes a cluster reads of it
 ENV_CONTROL = "HEADGATE_CONTROL"  # URL of the control API
 ENV_CONTROL_FILE = "HEADGATE_CONTROL_FILE"  # JSON {"url": ...}, read again before each try: a restart may move it
 ENV_TOKEN = "HEADGATE_TOKEN"

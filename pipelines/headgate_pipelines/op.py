@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
@@ -31,6 +31,7 @@ PATIENCE_S = 120.0  # how long nobody may answer: a controller that restarts tak
 PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # between tries; the last one repeats
 REPLY_LIMIT = 16 * 1024 * 1024
 CHUNK = 1 << 20
+LEFT: dict[str, str] = {}  # output parameters of this process
 
 
 class Ended(Exception):
@@ -260,6 +261,31 @@ def _leave(outputs: dict[str, str]) -> None:
     for name, value in outputs.items():
         if name and "/" not in name and not name.startswith("."):
             (folder / name).write_text(value, encoding="utf-8")
+            LEFT[name] = value
+
+
+def last_words(message: str, outputs: Mapping[str, str]) -> str:
+    """What a pod is asked for its end: JSON that fits. A message is shortened; an output that is too long is left out.
+
+    Whoever reads an output that is not there says so; half an output would be taken for the whole.
+    """
+    kept = {name: value for name, value in outputs.items() if name != "message"}
+    for length in (len(message), 1_000, 200, 0):
+        short = message[:length]
+        spoken = {"message": short} if "message" in outputs else {}
+        text = json.dumps({"message": short, "outputs": {**kept, **spoken}})
+        if len(text.encode()) <= contract.TERMINATION_LIMIT:
+            return text
+    return json.dumps({"message": f"outputs are longer than {contract.TERMINATION_LIMIT} bytes", "outputs": {}})
+
+
+def _say(message: str) -> None:
+    file = os.environ.get(contract.ENV_TERMINATION, "")
+    if file:
+        try:
+            Path(file).write_text(last_words(message, LEFT))
+        except OSError as error:  # the exit code still tells how it ended
+            print(f"{contract.ENV_TERMINATION}: {error}", file=sys.stderr)
 
 
 def _stop(number: int, frame: object) -> NoReturn:
@@ -269,9 +295,12 @@ def _stop(number: int, frame: object) -> NoReturn:
 def main(argv: Sequence[str]) -> int:
     try:
         signal.signal(signal.SIGTERM, _stop)
-        print(run(arguments(argv)), flush=True)
+        said = run(arguments(argv))
+        print(said, flush=True)
+        _say(said)
     except Ended as end:
         print(f"{'error: ' if end.code == contract.FAILED else ''}{end}", file=sys.stderr, flush=True)
+        _say(str(end))
         return end.code
     return contract.DONE
 

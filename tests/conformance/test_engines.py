@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,34 @@ from hera.workflows import Container, Workflow
 from headgate import plugins
 from headgate.testing import ENGINE, Check, EngineCase, Wait
 from headgate_kit.layout import DataFolder
+from headgate_pipelines.engines.settings import OpSettings
+from kubelet import Kubelet
+from kubeserver import KubeServer
 
 ENGINES = plugins.load("headgate.engine")
 
 
+@contextmanager
+def local(folder: Path) -> Iterator[Any]:
+    yield ENGINES.adapters["local"](DataFolder(folder))
+
+
+@contextmanager
+def pods(folder: Path) -> Iterator[Any]:
+    """On an API server of ours, whose pods are processes. On a real one: tests/e2e/cluster."""
+    with KubeServer() as server:
+        kubelet = Kubelet(server, folder / "pods")
+        yield ENGINES.adapters["pods"](
+            DataFolder(folder), cluster=server.cluster(), settings=OpSettings(image="python")
+        )
+        kubelet.close()
+
+
+MADE: Mapping[str, Callable[[Path], AbstractContextManager[Any]]] = {"local": local, "pods": pods}
+
+
 def test_every_installed_engine_is_held_to_its_promises() -> None:
-    assert (set(ENGINES.adapters), ENGINES.findings) == ({"local"}, ())
+    assert (set(ENGINES.adapters), ENGINES.findings) == (set(MADE), ())
 
 
 def runs(name: str, code: str) -> Mapping[str, Any]:
@@ -26,18 +49,18 @@ def runs(name: str, code: str) -> Mapping[str, Any]:
     return dict(workflow.to_dict())
 
 
-@pytest.fixture(params=sorted(ENGINES.adapters))
+@pytest.fixture(params=sorted(MADE))
 def case(request: pytest.FixtureRequest, tmp_path: Path, wait: Wait) -> Iterator[EngineCase]:
-    engine = ENGINES.adapters[request.param](DataFolder(tmp_path / "data"))
-    engine.start()
-    yield EngineCase(
-        engine,
-        good=lambda name: runs(name, "print('hello')"),
-        bad=lambda name: runs(name, "raise SystemExit(3)"),
-        endless=lambda name: runs(name, "import time; time.sleep(600)"),
-        wait=wait,
-    )
-    engine.close()
+    with MADE[request.param](tmp_path / "data") as engine:
+        engine.start()
+        yield EngineCase(
+            engine,
+            good=lambda name: runs(name, "print('hello')"),
+            bad=lambda name: runs(name, "raise SystemExit(3)"),
+            endless=lambda name: runs(name, "import time; time.sleep(600)"),
+            wait=wait,
+        )
+        engine.close()
 
 
 @pytest.mark.parametrize("check", ENGINE, ids=str)

@@ -222,3 +222,15 @@ def test_it_imports_nothing_that_takes_long() -> None:
         "headgate_pipelines.contract",
         "headgate_pipelines.op",
     ]
+
+
+def test_a_pods_last_words_fit_what_a_cluster_reads() -> None:
+    said = json.loads(op.last_words("é" * 5_000, {"message": "é" * 5_000, "digest": "abc"}))
+    assert said["outputs"]["digest"] == "abc"
+    assert said["message"] == said["outputs"]["message"] == "é" * len(said["message"])
+    assert len(op.last_words("é" * 5_000, {"message": "é" * 5_000}).encode()) <= 4_096
+
+
+def test_half_an_output_is_never_left() -> None:
+    said = json.loads(op.last_words("done", {"digest": "a" * 5_000}))
+    assert said == {"message": "outputs are longer than 4096 bytes", "outputs": {}}
