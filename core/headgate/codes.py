@@ -43,6 +43,8 @@ FIELDS: Mapping[str, Entry] = {
     "rollout-steps": ("`steps` does not ascend to 100.", "List ascending percents that end with 100."),
     "rollout-soak": ("`soak` is longer than `max_soak`.", "Raise `max_soak`."),
     "gate-unknown": ("rollout.yml names a gate that no plugin has.", "Correct its name, or install its package."),
+    "cel-missing": ("A gate or an admission rule is an expression, and the library that reads them is not installed.",
+                    "pip install 'headgate[cel]'"),
     "gate-parameter": ("A gate does not take this parameter, or not this value.", "Correct or delete it."),
 }  # fmt: skip
 

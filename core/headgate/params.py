@@ -44,6 +44,8 @@ class ParameterError(ValueError):
 
 Faults = tuple[Fault, ...]
 
+PHASES = ("mirror", "step", "bake")
+
 _KIND, _LOW, _HIGH = "headgate.kind", "headgate.low", "headgate.high"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -68,6 +70,11 @@ def count(default: int | None, *, low: int = 0, high: float = math.inf) -> Any:
 
 def number(default: float | None, *, low: float = -math.inf, high: float = math.inf) -> Any:
     return _field(default, "number", low, high)
+
+
+def phases(default: tuple[str, ...] = PHASES) -> Any:
+    """Where a gate judges: `mirror`, `step`, `bake`."""
+    return _field(default, "phases", -math.inf, math.inf)
 
 
 def _field(default: Any, kind: str, low: float, high: float) -> Any:
@@ -222,6 +229,14 @@ def _texts(raw: Any) -> tuple[str, ...]:
     return tuple(_text(item) for item in items)
 
 
+def _phases(raw: Any) -> tuple[str, ...]:
+    found = _texts(raw)
+    unknown = [name for name in found if name not in PHASES]
+    if unknown or not found:
+        raise ValueError(f"`{', '.join(unknown) or 'nothing'}` is no phase: name some of {', '.join(PHASES)}")
+    return tuple(name for name in PHASES if name in found)
+
+
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "share": _share,
     "seconds": _seconds,
@@ -229,6 +244,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "number": _number,
     "text": _text,
     "texts": _texts,
+    "phases": _phases,
     "flag": _flag,
     "any": lambda raw: raw,
 }

@@ -57,7 +57,7 @@ def process_of(values: Mapping[str, Any], base: Process) -> Process:
     if "steps" in values:
         changes["steps"] = tuple(percent(step) for step in values["steps"])
     if "gates" in values:
-        changes["gates"] = {name: parameters or {} for name, parameters in values["gates"].items()}
+        changes["gates"] = {name: _block(written) for name, written in values["gates"].items()}
     for key in ("soak", "max_soak", "keep_warm"):
         if key in values:
             changes[f"{key}_s"] = seconds(values[key])
@@ -74,6 +74,11 @@ def process_of(values: Mapping[str, Any], base: Process) -> Process:
     if "redact" in values:
         changes["redact"] = tuple(values["redact"])
     return replace(base, **changes)
+
+
+def _block(written: Any) -> Mapping[str, Any]:
+    """A gate's parameters; a text alone is its expression."""
+    return {"expression": written} if isinstance(written, str) else written or {}
 
 
 def _mirror(values: Mapping[str, Any], base: MirrorPhase) -> MirrorPhase:

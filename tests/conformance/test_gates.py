@@ -40,6 +40,7 @@ def shaped(*dropped: str) -> list[Look]:
 
 CASES: dict[str, tuple[Sequence[Look], Sequence[Look], dict[str, Any]]] = {  # evidence: passes, fails; parameters
     "error-rate": (FINE, [look(counts(150, 50), counts(800))] * 40, {"max_increase": 0.02}),
+    "expr": (FINE, [look(counts(150, 50), counts(800))] * 40, {}),
     "latency": (FINE, [look(counts(200, ms=900.0), counts(800))] * 40, {}),
     "mirror-diff": (pairs(1.0), pairs(-3.0), {"rel": 0.01}),
     "schema": (shaped(), shaped("score"), {}),

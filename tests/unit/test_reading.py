@@ -14,6 +14,7 @@ from headgate.process import InstanceType, Process, Settings
 from headgate.reading import Reading
 from headgate.target import ModelPin, SourcePath
 from headgate_kit.worktree import WorkTree
+from headgate_policies.gates.expression import gate as expression
 
 ENDPOINT = "name: fraud\nauth_mode: key\ntraffic:\n  blue: 90\n  green: 10\n"
 DEPLOYMENT = """\
@@ -394,6 +395,14 @@ def test_a_fault_inside_a_text_has_its_line_and_column(repo: Repo, written: str,
     tree = repo.write({"endpoints/fraud/rollout.yml": f"gates:\n  e: {written}\n"})
     (found,) = reading.check_gates(repo.read(), tree, {"e": Documented})
     assert str(found.place) == f"endpoints/fraud/rollout.yml:{place}"
+
+
+def test_an_expression_is_compiled_where_it_is_written(repo: Repo) -> None:
+    text = "gates:\n  expr: candidate.error_rate < 0.5 && canary.p98 < 3.0\n"
+    tree = repo.write({"endpoints/fraud/rollout.yml": text})
+    (found,) = reading.check_gates(repo.read(), tree, {"expr": expression.params})
+    assert (str(found.place), found.code) == ("endpoints/fraud/rollout.yml:2:39", "gate-parameter")
+    assert found.message == "gate `expr`: 1:31: undeclared reference 'canary.p98'"
 
 
 def test_rollout_yml_is_merged_over_the_default_process(repo: Repo) -> None:
