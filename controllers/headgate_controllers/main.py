@@ -8,13 +8,14 @@ Killed at any moment it comes back from its record: replicas and ops run on unde
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -44,6 +45,9 @@ from headgate_controllers.routes import Routes, Workers
 from headgate_controllers.secrets import KeyStore
 from headgate_kit import log, telemetry
 
+if TYPE_CHECKING:  # only a controller in a cluster needs the package `kubernetes`
+    from headgate_controllers.leader import Leader
+
 logger = logging.getLogger("headgate.controller")
 
 
@@ -63,9 +67,28 @@ def serve(options: Options) -> int:
     adapters = Adapters()
     adapters.check(options)
     token = start.token(options)
-    news = News()
     listening = start.bind(options)
+    if not options.lease:
+        return _control(options, adapters, token, listening, None)
+    from headgate_controllers.leader import Leader, Standby, identity
+    from headgate_kit.kube.client import Cluster
+
+    signal.signal(signal.SIGTERM, _ended)  # as the first process of a container we would not hear it otherwise
+    leader = Leader(Cluster.connect(), options.lease, identity())
+    with Standby(listening):
+        leader.wait()
+    try:
+        return _control(options, adapters, token, listening, leader)
+    finally:
+        leader.close()
+
+
+def _control(options: Options, adapters: Adapters, token: str, listening: socket.socket, leader: Leader | None) -> int:
+    """Until it is told to stop, or is no longer the one to control."""
+    news = News()
     parts = assemble(options, adapters, token, news)
+    if leader is not None:
+        leader.tell(lambda: _give_up(parts.controller))
     url = start.announce(options, listening)
     logger.info("control API at %s, following %s", url, parts.repo.shown)
     parts.start()
@@ -73,7 +96,18 @@ def serve(options: Options) -> int:
         _serve_api(parts.controller, news, listening)
     finally:
         parts.close()
-    return 0
+    return 1 if leader is not None and leader.lost.is_set() else 0
+
+
+def _give_up(controller: Controller) -> None:
+    from headgate_controllers.leader import end_soon
+
+    end_soon()
+    controller.stopping.set()
+
+
+def _ended(*_: object) -> None:
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _serve_api(controller: Controller, news: News, listening: socket.socket) -> None:

@@ -16,9 +16,11 @@ from headgate.control import Ack, ExchangeReply, ExchangeRequest, OperatorAction
 from headgate.evidence import Batch
 from headgate.table import EndpointRoute, RouteRevision
 from headgate.testing import counts
+from headgate_controllers.adapters import Adapters
 from headgate_controllers.api.app import application
 from headgate_controllers.api.news import News
-from headgate_controllers.main import Options, assemble
+from headgate_controllers.main import assemble
+from headgate_controllers.options import Options
 from headgate_kit.layout import DataFolder
 
 TOKEN = "operator-token"
@@ -46,7 +48,7 @@ class System:
             subprocess.run([*git, *command], check=True)
         data = DataFolder(folder / "data")
         data.prepare()
-        self.parts = assemble(Options(data, str(repo), None), TOKEN, "http://control", News())
+        self.parts = assemble(Options(data, str(repo), None), Adapters(), TOKEN, News())
         self.controller = self.parts.controller
         self.controller.commits.look()
         self.app = application(self.controller, News())

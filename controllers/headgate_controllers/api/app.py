@@ -38,6 +38,11 @@ def application(controller: Controller, news: News) -> FastAPI:
     def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
+    @app.get("/readyz")
+    def readyz() -> dict[str, str]:
+        """A controller that waits for its turn does not answer this with 200 (`leader.Standby`)."""
+        return {"status": "ok"}
+
     @app.get("/metrics")
     def scrape() -> Response:
         return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
