@@ -1,4 +1,4 @@
-"""Every installed platform makes replicas so, in place, and ends them: with real replicas of a small scoring script."""
+"""Every installed platform that needs no cluster keeps its promises, with real replicas of a small scoring script."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from headgate_kit.layout import DataFolder
 from headgate_serving.servers.score import ScoreServer
 
 PLATFORMS = plugins.load("headgate.platform")
+ELSEWHERE = {"kubernetes"}  # needs a cluster: test_kubernetes_platform.py
 
 
 def test_every_installed_platform_is_held_to_its_promises() -> None:
-    assert (set(PLATFORMS.adapters), PLATFORMS.findings) == ({"process"}, ())
+    assert (set(PLATFORMS.adapters), PLATFORMS.findings) == ({"process"} | ELSEWHERE, ())
 
 
 def bundle(folder: Path) -> Artifact:
@@ -30,7 +31,7 @@ def bundle(folder: Path) -> Artifact:
     return Artifact("d", str(folder))
 
 
-@pytest.fixture(params=sorted(PLATFORMS.adapters))
+@pytest.fixture(params=sorted(set(PLATFORMS.adapters) - ELSEWHERE))
 def case(request: pytest.FixtureRequest, tmp_path: Path, wait: Wait) -> Iterator[PlatformCase]:
     data = DataFolder(tmp_path / "data")
     data.prepare()

@@ -1,0 +1,325 @@
+"""The port `Platform` on a Kubernetes cluster. Observes without a request; writes on a thread of its own.
+
+Any number of controllers may have been here before: what runs is found by its labels. A revision's pods are left as
+they are by every later version of ours; see `render.shape`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from headgate.findings import TransientError
+from headgate.workload import Purpose, Replica, ReplicaState, Workload, object_name
+from headgate_controllers.platforms.kubernetes import pods, render
+from headgate_controllers.platforms.kubernetes.hand import Hand
+from headgate_controllers.platforms.kubernetes.pods import Patience
+from headgate_kit.kube import Cache, Cluster, Kind
+from headgate_kit.kube.kinds import DEPLOYMENT, DISRUPTION_BUDGET, POD, SERVICE_ACCOUNT
+from headgate_kit.layout import DataFolder
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str, Purpose]
+Object = dict[str, Any]
+PATIENCE = Patience()
+START_S = 20.0  # to see the cluster first
+DRIFT_S = 2.0  # least time between two repairs of one Deployment
+PULL_SECRET = "HEADGATE_IMAGE_PULL_SECRET"  # name of the Secret that replicas' images are pulled with
+
+
+class KubernetesPlatform:
+    """Args:
+    data: where other platforms keep their folders; nothing of ours lies there.
+    on_change: called with an endpoint's name whenever one of its replicas changed, from our threads; must be quick.
+    cluster: None: by $KUBECONFIG, or the one whose pod we are in.
+    """
+
+    runs = "image"
+
+    def __init__(
+        self,
+        data: DataFolder | None = None,
+        *,
+        on_change: Callable[[str], None] = lambda endpoint: None,
+        cluster: Cluster | None = None,
+        patience: Patience = PATIENCE,
+        environ: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._cluster = cluster or Cluster.connect()
+        self._on_change = on_change
+        self._patience = patience
+        self._pull_secret = (os.environ if environ is None else environ).get(PULL_SECRET, "")
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._asked: dict[Key, Workload] = {}
+        self._unwanted: set[Key] = set()  # removed; its Deployment is not gone yet
+        self._leaving: dict[Key, set[str]] = {}  # pods of a deleted Deployment that are not gone yet
+        self._drifted: set[Key] = set()  # somebody else changed its Deployment
+        self._places: dict[Key, dict[str, int]] = {}  # pod -> index
+        self._proven: set[tuple[Key, int]] = set()  # places that have been ready
+        self._beside: dict[Key, list[tuple[Kind, Object]]] = {}  # what stands beside a Deployment, as last applied
+        self._written: dict[str, Object] = {}  # Deployment -> its spec as the server answered our last write
+        self._hand = Hand(self._make_so, self._wake)
+        self._pods = Cache(self._cluster, POD, selector=render.OURS, on_change=self._pod_changed)
+        self._deployments = Cache(self._cluster, DEPLOYMENT, selector=render.OURS, on_change=self._deployment_changed)
+
+    # --- life of the platform --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Sees what runs. A cluster that is away is waited for by whoever observes, not here for ever."""
+        self._hand.start()
+        caches = (self._deployments, self._pods)
+        seen = [cache.start(START_S) for cache in caches]
+        if not all(seen):
+            log.warning("the cluster is not seen yet: %s", "; ".join(c.trouble for c in caches if c.trouble))
+
+    def close(self) -> None:
+        """Replicas run on."""
+        for part in (self._hand, self._pods, self._deployments):
+            part.close()
+        self._cluster.close()
+
+    # --- the port --------------------------------------------------------------------------------------------------
+
+    def apply(self, workload: Workload) -> None:
+        key = (workload.endpoint, workload.revision, workload.purpose)
+        with self._lock:
+            if workload.replicas == 0:
+                self._leave(key)
+                return
+            self._unwanted.discard(key)
+            self._asked[key] = workload
+        self._hand.ask(key)
+
+    def remove(self, endpoint: str, revision: str) -> None:
+        with self._lock:
+            for purpose in Purpose:
+                self._leave((endpoint, revision, purpose))
+
+    def observe(self, endpoint: str) -> Sequence[Replica]:
+        """Raises TransientError: the cluster has not been seen yet, so an empty answer would be a guess."""
+        if not (self._pods.ready and self._deployments.ready):
+            why = self._deployments.trouble or self._pods.trouble or "its watches have just begun"
+            raise TransientError(f"the cluster is not seen yet: {why}")
+        now = self._clock()
+        with self._lock:
+            found = self._pods_of(endpoint)
+            keys = {*found, *(k for k in self._asked if k[0] == endpoint), *self._keys_of_deployments(endpoint)}
+            seen = [r for key in keys - self._unwanted for r in self._replicas(key, found.get(key, []), now)]
+        return sorted(seen, key=lambda r: (r.revision, r.purpose, r.index))
+
+    def logs(self, replica: Replica, *, follow: bool = False, kind: str = "inference-server") -> Iterator[bytes]:
+        """What a replica's container writes. Its image holds its model, so there is no storage-initializer to read."""
+        pod = replica.logs.get(kind, "")
+        if pod:
+            yield from (line + b"\n" for line in self._cluster.logs(pod, render.MODEL, follow=follow))
+
+    def service(self, endpoint: str, revision: str) -> str:
+        """Where routers find a revision's replicas themselves."""
+        return f"k8s:{self._cluster.namespace}/{object_name(endpoint, revision)}:{render.PORT}"
+
+    # --- what is seen ----------------------------------------------------------------------------------------------
+
+    def _pods_of(self, endpoint: str) -> dict[Key, list[Object]]:
+        found: dict[Key, list[Object]] = {}
+        for pod in self._pods.objects():
+            key = pods.key_of(pod)
+            if key is None or key[0] != endpoint or pods.leaving(pod):
+                continue
+            if pod["metadata"]["name"] not in self._leaving.get(key, ()):
+                found.setdefault(key, []).append(pod)
+        return found
+
+    def _keys_of_deployments(self, endpoint: str) -> set[Key]:
+        found = {pods.key_of(item) for item in self._deployments.objects()}
+        return {key for key in found if key is not None and key[0] == endpoint}
+
+    def _replicas(self, key: Key, every: list[Object], now: float) -> list[Replica]:
+        every.sort(key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]))
+        alive = [pod for pod in every if not pods.ended(pod)]
+        deployment = self._deployments.get(object_name(*key))
+        settled = deployment is not None and pods.was_available(deployment)
+        places = self._placed(key, [pod["metadata"]["name"] for pod in alive])
+        found = []
+        for pod in alive:
+            index = places[pod["metadata"]["name"]]
+            if pods.is_ready(pod):
+                self._proven.add((key, index))
+            ever_ready = settled or (key, index) in self._proven
+            found.append(pods.replica(pod, index, now, self._patience, ever_ready=ever_ready))
+        lost = [pod for pod in every if pods.ended(pod)]
+        return [*found, *self._missing(key, deployment, {r.index for r in found}, lost, now)]
+
+    def _placed(self, key: Key, names: list[str]) -> dict[str, int]:
+        """A pod keeps its index; a new one takes the lowest that is free."""
+        known = self._places.get(key, {})
+        places = {name: known[name] for name in names if name in known}
+        free = iter(i for i in range(len(names) + len(known) + 1) if i not in places.values())
+        places |= {name: next(free) for name in [n for n in names if n not in places]}
+        self._places[key] = places
+        return places
+
+    def _missing(
+        self, key: Key, deployment: Object | None, taken: set[int], lost: list[Object], now: float
+    ) -> list[Replica]:
+        """Replicas that are asked for and have no pod."""
+        asked = self._asked.get(key)
+        wanted = asked.replicas if asked else int(deployment["spec"].get("replicas", 1)) if deployment else 0
+        free = [i for i in range(wanted) if i not in taken][: max(0, wanted - len(taken))]
+        if not free:
+            return []
+        state, message = self._why_missing(key, deployment, lost, now)
+        labels = (deployment or {}).get("metadata", {}).get("labels", {})
+        name = asked.deployment if asked else labels.get(render.DEPLOYMENT, "")
+        return [Replica(key[0], name, key[1], i, key[2], state, message=message) for i in free]
+
+    def _why_missing(
+        self, key: Key, deployment: Object | None, lost: list[Object], now: float
+    ) -> tuple[ReplicaState, str]:
+        asked = self._asked.get(key)
+        if asked is not None and not asked.image:
+            return ReplicaState.FAILED, (
+                "its build made a folder, and a cluster runs images: build with `oci`, or run on `process`"
+            )
+        trouble = self._hand.trouble(key)
+        if trouble is not None:
+            over = trouble.refused and now - trouble.since >= self._patience.refused_s
+            text = trouble.text + ("; mend what refuses it, or correct the deployment" if trouble.refused else "")
+            return ReplicaState.FAILED if over else ReplicaState.STARTING, text
+        if deployment is None:
+            return ReplicaState.STARTING, ""
+        return pods.missing(deployment, lost, now, self._patience)
+
+    def _pod_changed(self, pod: Object, gone: bool) -> None:
+        key = pods.key_of(pod)
+        if key is None:
+            return
+        if gone:
+            with self._lock:
+                self._leaving.get(key, set()).discard(pod["metadata"]["name"])
+        self._on_change(key[0])
+
+    def _deployment_changed(self, item: Object, gone: bool) -> None:
+        """Wakes the endpoint; what somebody else changed or deleted is put back."""
+        key = pods.key_of(item)
+        if key is None:
+            return
+        name = item["metadata"]["name"]
+        with self._lock:
+            if gone:
+                self._unwanted.discard(key)
+            drifted = key in self._asked and name in self._written and (gone or item["spec"] != self._written[name])
+            if drifted:
+                del self._written[name]
+                self._drifted.add(key)
+        if drifted:
+            log.warning("%s: somebody %s it; it is put back", name, "deleted" if gone else "changed")
+            self._hand.ask(key, DRIFT_S)
+        self._on_change(key[0])
+
+    def _wake(self, key: Key) -> None:
+        self._on_change(key[0])
+
+    # --- making it so, on the hand's thread ------------------------------------------------------------------------
+
+    def _leave(self, key: Key) -> None:
+        """Out of sight at once."""
+        known = self._deployments.get(object_name(*key)) is not None
+        if not (known or self._names(key) or key in self._asked):
+            return
+        self._asked.pop(key, None)
+        self._places.pop(key, None)
+        self._proven = {place for place in self._proven if place[0] != key}
+        self._unwanted.add(key)
+        self._hand.ask(key)
+        self._on_change(key[0])
+
+    def _names(self, key: Key) -> set[str]:
+        return {pod["metadata"]["name"] for pod in self._pods.objects() if pods.key_of(pod) == key}
+
+    def _make_so(self, key: Key) -> None:
+        with self._lock:
+            workload = self._asked.get(key)
+            if workload is None:
+                self._leaving.setdefault(key, set()).update(self._names(key))
+        if workload is None:
+            self._delete(key)
+        elif workload.image:
+            made = self._write(key, workload)
+            self._stand_beside(key, workload, made["metadata"]["uid"])
+
+    def _write(self, key: Key, w: Workload) -> Object:
+        """The Deployment as the server has it now."""
+        name = object_name(*key)
+        known = self._cluster.get(DEPLOYMENT, name)
+        with self._lock:
+            self._written.pop(name, None)  # until the server has answered, a change may be ours
+            drifted = key in self._drifted
+        if known is None:
+            self._cluster.apply(SERVICE_ACCOUNT, render.account(w, self._pull_secret))
+        elif known["metadata"].get("deletionTimestamp"):
+            raise TransientError(f"Deployment {name} is still being deleted")
+        if known is None or drifted or _shape(known) != render.shape(w):
+            made = self._cluster.apply(DEPLOYMENT, render.deployment(w))
+        else:
+            made = self._scale(known, w)
+        with self._lock:
+            self._written[name] = made["spec"]
+            self._drifted.discard(key)
+        return made
+
+    def _scale(self, known: Object, w: Workload) -> Object:
+        """In place: its pods are as asked, whichever version of ours rendered them."""
+        now = int(known["spec"].get("replicas", 1))
+        if now == w.replicas:
+            return known
+        if now > w.replicas:
+            self._let_last_go_first(w)
+        changed = self._cluster.patch(DEPLOYMENT, known["metadata"]["name"], {"spec": {"replicas": w.replicas}})
+        if changed is None:
+            raise TransientError(f"Deployment {known['metadata']['name']} was deleted meanwhile")
+        return changed
+
+    def _let_last_go_first(self, w: Workload) -> None:
+        """Kubernetes ends those of the lowest cost: the lowest indexes stay, as on every platform."""
+        with self._lock:
+            places = dict(self._places.get((w.endpoint, w.revision, w.purpose), {}))
+        for name, index in places.items():
+            if index >= w.replicas:
+                cost = {"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-100"}}}
+                self._cluster.patch(POD, name, cost)
+
+    def _stand_beside(self, key: Key, w: Workload, owner_uid: str) -> None:
+        rendered = render.beside(w, owner_uid)
+        if self._beside.get(key) == rendered:
+            return
+        for kind, body in rendered:
+            self._cluster.apply(kind, body)
+        if DISRUPTION_BUDGET not in [kind for kind, _ in rendered]:
+            self._cluster.delete(DISRUPTION_BUDGET, object_name(*key))
+        self._beside[key] = rendered
+
+    def _delete(self, key: Key) -> None:
+        name = object_name(*key)
+        with self._lock:
+            self._written.pop(name, None)
+            self._drifted.discard(key)
+        self._beside.pop(key, None)
+        there = self._cluster.delete(DEPLOYMENT, name)
+        with self._lock:
+            if not there or self._deployments.get(name) is None:
+                self._unwanted.discard(key)
+            seen = {k[0] for item in self._deployments.objects() if (k := pods.key_of(item)) and k != key}
+            last = key[0] not in seen | {k[0] for k in self._asked}
+        if last:
+            self._cluster.delete(SERVICE_ACCOUNT, render.account_name(key[0]))
+
+
+def _shape(item: Object) -> str:
+    return str((item["metadata"].get("annotations") or {}).get(render.SHAPE, ""))

@@ -1,0 +1,216 @@
+"""What a pod's status means for the replica it is: its state, and why it is not ready in words a person can act on.
+
+Pure; time is passed in. A replica that was never ready is given up after a stated time (`Patience`), because waiting
+changes nothing then; one that was ready is waited for, because callers wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from headgate.workload import READY_PATH, Purpose, Replica, ReplicaState
+from headgate_controllers.platforms.kubernetes.render import (
+    DEPLOYMENT,
+    ENDPOINT,
+    MODEL,
+    PATIENCE,
+    PORT,
+    PURPOSE,
+    REVISION,
+)
+
+Object = Mapping[str, Any]
+LAST_LINES = 12  # of a dead replica's log, in its message
+DEFAULT_READY_S = 310.0
+
+IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError")
+CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PostStartHookError")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds after which a replica that was never ready is given up."""
+
+    image_s: float = 120.0  # its image cannot be pulled: a registry may be away for a moment
+    config_s: float = 60.0  # it cannot be started as asked
+    node_s: float = 600.0  # no node takes it: an autoscaler needs minutes for one with GPUs
+    refused_s: float = 60.0  # the cluster does not make its pod: quota, webhook, rights
+    deaths: int = 3  # times it may die: 0, 10 and 20 s after each other
+    lost: int = 3  # pods in a row that a node evicted or refused
+
+
+def key_of(item: Object) -> tuple[str, str, Purpose] | None:
+    """(endpoint, revision, purpose) of a pod or Deployment; None: not one of ours."""
+    labels = item["metadata"].get("labels") or {}
+    try:
+        return labels[ENDPOINT], labels[REVISION], Purpose(labels[PURPOSE])
+    except (KeyError, ValueError):
+        return None
+
+
+def ended(pod: Object) -> bool:
+    """Evicted, refused by its node or done: another pod takes its place."""
+    return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+
+
+def leaving(pod: Object) -> bool:
+    return bool(pod["metadata"].get("deletionTimestamp"))
+
+
+def is_ready(pod: Object) -> bool:
+    return _condition(pod, "Ready").get("status") == "True"
+
+
+def replica(pod: Object, index: int, now: float, patience: Patience, *, ever_ready: bool) -> Replica:
+    """Args:
+    ever_ready: it, or the pod whose place it took, has been ready.
+    """
+    status = pod.get("status") or {}
+    container = _container(status)
+    state, message = _judged(pod, container, now, patience, ever_ready)
+    labels = pod["metadata"]["labels"]
+    listens = "running" in (container.get("state") or {}) and status.get("podIP")
+    return Replica(
+        endpoint=labels[ENDPOINT],
+        deployment=labels.get(DEPLOYMENT, ""),
+        revision=labels[REVISION],
+        index=index,
+        purpose=Purpose(labels[PURPOSE]),
+        state=state,
+        address=_address(status["podIP"]) if listens else "",
+        restarts=int(container.get("restartCount", 0)),
+        message=message,
+        logs={"inference-server": pod["metadata"]["name"]},
+    )
+
+
+def _address(ip: str) -> str:
+    return f"http://[{ip}]:{PORT}" if ":" in ip else f"http://{ip}:{PORT}"
+
+
+def _judged(
+    pod: Object, container: Object, now: float, patience: Patience, ever_ready: bool
+) -> tuple[ReplicaState, str]:
+    scheduled = _condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False":
+        text = f"no node takes it: {scheduled.get('message', '')}; free some room, or change the instance type"
+        return _waits(seconds(scheduled.get("lastTransitionTime")), now, patience.node_s, ever_ready, text)
+    state = container.get("state") or {}
+    if "waiting" in state:
+        return _waiting(pod, container, now, patience, ever_ready)
+    if "terminated" in state:
+        return _died(container, state["terminated"], patience, ever_ready)
+    if "running" in state:
+        return _running(pod, container, now, patience, ever_ready)
+    return ReplicaState.STARTING, ""
+
+
+def _waits(since: float, now: float, within_s: float, ever_ready: bool, text: str) -> tuple[ReplicaState, str]:
+    over = not ever_ready and now - since >= within_s
+    return ReplicaState.FAILED if over else ReplicaState.STARTING, text
+
+
+def _waiting(
+    pod: Object, container: Object, now: float, patience: Patience, ever_ready: bool
+) -> tuple[ReplicaState, str]:
+    waiting = container["state"]["waiting"]
+    reason, said = waiting.get("reason", ""), waiting.get("message", "")
+    since = seconds(_condition(pod, "PodScheduled").get("lastTransitionTime") or pod["status"].get("startTime"))
+    if reason == "InvalidImageName":
+        return ReplicaState.FAILED, f"`{container.get('image', '')}` is no name of an image: {said}"
+    if reason in IMAGE:
+        text = f"its image cannot be pulled: {said or reason}; check the registry, its credentials and the name"
+        return _waits(since, now, patience.image_s, ever_ready, text)
+    if reason in CONFIG:
+        text = f"it cannot be started: {said or reason}; create what is missing, or correct the deployment"
+        return _waits(since, now, patience.config_s, ever_ready, text)
+    last = (container.get("lastState") or {}).get("terminated")
+    return _died(container, last, patience, ever_ready) if last else (ReplicaState.STARTING, "")
+
+
+def _died(container: Object, last: Object, patience: Patience, ever_ready: bool) -> tuple[ReplicaState, str]:
+    deaths = int(container.get("restartCount", 0)) + 1
+    given_up = not ever_ready and deaths >= patience.deaths
+    return ReplicaState.FAILED if given_up else ReplicaState.RESTARTING, why_died(container, last)
+
+
+def why_died(container: Object, last: Object) -> str:
+    """One line a person can act on, then the log's end."""
+    lines = [line for line in (last.get("message") or "").splitlines() if line.strip()][-LAST_LINES:]
+    if last.get("reason") == "OOMKilled":
+        allowed = ((container.get("resources") or {}).get("limits") or {}).get("memory", "")
+        limit = f"its limit of {allowed}" if allowed else "the node's memory"
+        return "\n".join([f"OOM: it needed more than {limit}; choose a larger instance type", *lines])
+    how = f"killed by signal {last['signal']}" if last.get("signal") else f"ended with code {last.get('exitCode', 0)}"
+    said = lines[-1].removeprefix("headgate: ") if lines else ""
+    return "\n".join([f"{how}: {said}" if said else how, *lines])
+
+
+def _running(
+    pod: Object, container: Object, now: float, patience: Patience, ever_ready: bool
+) -> tuple[ReplicaState, str]:
+    if is_ready(pod):
+        return ReplicaState.READY, ""
+    node = (pod.get("spec") or {}).get("nodeName", "")
+    if container.get("ready"):
+        return ReplicaState.UNREADY, f"its node {node} does not answer"
+    last = (container.get("lastState") or {}).get("terminated")
+    before = f"; before: {why_died(container, last)}" if last else ""
+    if ever_ready:
+        return ReplicaState.UNREADY, f"it does not answer its readiness probe{before}"
+    allowed = float((pod["metadata"].get("annotations") or {}).get(PATIENCE, DEFAULT_READY_S))
+    started = seconds(container["state"]["running"].get("startedAt"))
+    if now - started >= allowed:
+        return ReplicaState.FAILED, f"not ready within {allowed:g} s: it runs, but {READY_PATH} does not answer 200"
+    given_up = int(container.get("restartCount", 0)) >= patience.deaths
+    return ReplicaState.FAILED if given_up else ReplicaState.STARTING, before.removeprefix("; ")
+
+
+# --- pods that are not there ----------------------------------------------------------------------------------------
+
+
+def missing(deployment: Object, lost: Sequence[Object], now: float, patience: Patience) -> tuple[ReplicaState, str]:
+    """Why a Deployment has fewer pods than asked for.
+
+    Args:
+        lost: its pods that ended, in the order of time.
+    """
+    ever = was_available(deployment)
+    refused = _condition(deployment, "ReplicaFailure")
+    if refused.get("status") == "True":
+        text = f"the cluster does not make its pod: {refused.get('message', '')}; raise the quota, or ask for less"
+        return _waits(seconds(refused.get("lastTransitionTime")), now, patience.refused_s, ever, text)
+    if lost:
+        text = why_lost(lost[-1])
+        return ReplicaState.FAILED if not ever and len(lost) >= patience.lost else ReplicaState.STARTING, text
+    return ReplicaState.STARTING, ""
+
+
+def why_lost(pod: Object) -> str:
+    status = pod.get("status") or {}
+    said = f"{status.get('reason', '')}: {status.get('message', '')}".strip(": ")
+    terminated = (_container(status).get("state") or {}).get("terminated")
+    return f"the one before it was lost: {said or (why_died(_container(status), terminated) if terminated else '?')}"
+
+
+def was_available(deployment: Object) -> bool:
+    """Whether all of its replicas have been ready once; the cluster remembers it over our restarts."""
+    return _condition(deployment, "Progressing").get("reason") == "NewReplicaSetAvailable"
+
+
+def _container(status: Object) -> Object:
+    found = [c for c in status.get("containerStatuses") or () if c.get("name") == MODEL]
+    return found[0] if found else {}
+
+
+def _condition(item: Object, kind: str) -> Object:
+    conditions = (item.get("status") or {}).get("conditions") or ()
+    return next((c for c in conditions if c.get("type") == kind), {})
+
+
+def seconds(text: str | None) -> float:
+    """Of an object's time; 0: it has none."""
+    return datetime.fromisoformat(text).timestamp() if text else 0.0

@@ -1,0 +1,261 @@
+"""From a workload to the objects of a cluster. Pure, and the same for ever: a pod's spec depends on what was asked for,
+never on Headgate's version or on the time, because a change of it starts every replica anew.
+
+One Deployment per (endpoint, revision, purpose); what stands beside it belongs to it and goes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headgate import codec
+from headgate.workload import ADDRESS, CPUS, READY_PATH, REPLICA, Probe, Purpose, Workload, object_name
+from headgate_kit.kube import Kind
+from headgate_kit.kube.kinds import DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE
+
+Object = dict[str, Any]
+
+GROUP = "headgate.dev"
+ENDPOINT, DEPLOYMENT, REVISION = f"{GROUP}/endpoint", f"{GROUP}/deployment", f"{GROUP}/revision"
+PURPOSE, PART, POOL = f"{GROUP}/purpose", f"{GROUP}/part", f"{GROUP}/pool"
+SHAPE = f"{GROUP}/shape"  # annotation: digest of what, beside the revision, decides the pod's spec
+PATIENCE = f"{GROUP}/ready-within-s"  # annotation of a pod: it is given up when it never was ready by then
+MODEL = "model"  # value of PART, and the container's name
+OURS = f"{PART}={MODEL}"  # selects what this platform made
+
+PORT = 8080
+FOLDER = "/var/run/headgate"
+USER = 10_001
+LINGER_S = 5  # before SIGTERM: routers see `terminating` within 1 s and send nothing new
+GRACE_S = 45  # LINGER_S, the front's own drain of 30 s, and some
+NODE_LOST_S = 30  # a pod of a node that is silent is replaced after it; Kubernetes itself waits 300
+WRITABLE = ("/tmp", FOLDER)  # all else of a replica's file system is read-only
+
+
+def labels(w: Workload) -> dict[str, str]:
+    return {
+        ENDPOINT: w.endpoint,
+        DEPLOYMENT: w.deployment,
+        REVISION: w.revision,
+        PURPOSE: str(w.purpose),
+        PART: MODEL,
+        "app.kubernetes.io/managed-by": "headgate",
+    }
+
+
+def selector(endpoint: str, revision: str, purpose: Purpose) -> dict[str, str]:
+    return {ENDPOINT: endpoint, REVISION: revision, PURPOSE: str(purpose)}
+
+
+def account_name(endpoint: str) -> str:
+    return object_name(endpoint, "replicas")
+
+
+def account(w: Workload, pull_secret: str = "") -> Object:
+    """The endpoint's ServiceAccount: where a cluster hangs an identity on. Its pods get no token of it."""
+    found: Object = {
+        "metadata": {"name": account_name(w.endpoint), "labels": {ENDPOINT: w.endpoint, PART: MODEL}},
+        "automountServiceAccountToken": False,
+    }
+    return {**found, "imagePullSecrets": [{"name": pull_secret}]} if pull_secret else found
+
+
+def shape(w: Workload) -> str:
+    """Of what may change in place. Its parts are named one by one: a field that a later version adds changes nothing.
+
+    The rest of a pod's spec follows from the revision, so a running one is left as it is, whoever renders it now.
+    """
+    probes = [_numbers(w.liveness), _numbers(w.readiness)]
+    size = [w.memory_mb, w.cpus, w.gpus, w.gpu_resource if w.gpus else "", w.node_pool]
+    return codec.digest([w.image, probes, size])[:16]
+
+
+def _numbers(p: Probe) -> list[int]:
+    return [p.initial_delay_s, p.period_s, p.timeout_s, p.success_threshold, p.failure_threshold]
+
+
+def deployment(w: Workload) -> Object:
+    match_labels = selector(w.endpoint, w.revision, w.purpose)
+    return {
+        "metadata": {
+            "name": object_name(w.endpoint, w.revision, w.purpose),
+            "labels": labels(w),
+            "annotations": {SHAPE: shape(w)},
+        },
+        "spec": {
+            "replicas": w.replicas,
+            "revisionHistoryLimit": 1,
+            "selector": {"matchLabels": match_labels},
+            # A changed probe or size never takes a replica away before the next one is ready.
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "template": {
+                "metadata": {"labels": labels(w), "annotations": {PATIENCE: str(ready_within_s(w.readiness))}},
+                "spec": _pod(w, match_labels),
+            },
+        },
+    }
+
+
+def ready_within_s(probe: Probe) -> int:
+    return probe.initial_delay_s + probe.period_s * probe.failure_threshold
+
+
+def _pod(w: Workload, match_labels: Mapping[str, str]) -> Object:
+    spec: Object = {
+        "serviceAccountName": account_name(w.endpoint),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_S,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(w)],
+        "volumes": [{"name": _volume(path), "emptyDir": {}} for path in WRITABLE],
+        "tolerations": _tolerations(w),
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": key,
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": dict(match_labels)},
+            }
+            for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+        ],
+    }
+    if w.node_pool:
+        spec["nodeSelector"] = {POOL: w.node_pool}
+    return spec
+
+
+def _container(w: Workload) -> Object:
+    return {
+        "name": MODEL,
+        "image": w.image,
+        "command": list(w.launch.argv),
+        "env": [{"name": name, "value": value} for name, value in sorted(_environment(w).items())],
+        "ports": [{"name": "http", "containerPort": PORT}],
+        "resources": _resources(w),
+        "readinessProbe": _readiness(w.readiness),
+        "livenessProbe": _liveness(w.liveness),
+        "lifecycle": {"preStop": {"sleep": {"seconds": LINGER_S}}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # the log's end is then part of the pod's status
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": _volume(path), "mountPath": path} for path in WRITABLE],
+    }
+
+
+def _environment(w: Workload) -> dict[str, str]:
+    # A user without a home would be given `/`, which is read-only: caches of libraries go to /tmp.
+    found = {"HOME": "/tmp", **w.launch.env, REPLICA: FOLDER, ADDRESS: f"0.0.0.0:{PORT}"}
+    return {**found, CPUS: f"{w.cpus:g}"} if w.cpus else found
+
+
+def _volume(path: str) -> str:
+    return path.strip("/").replace("/", "-")
+
+
+def _resources(w: Workload) -> Object:
+    """Limits equal requests: what an instance type names is what a replica has, under load as in a test."""
+    size: dict[str, str] = {}
+    if w.cpus:
+        size["cpu"] = f"{round(w.cpus * 1000)}m"
+    if w.memory_mb:
+        size["memory"] = f"{w.memory_mb}Mi"
+    if w.gpus:
+        size[w.gpu_resource] = str(w.gpus)
+    return {"requests": size, "limits": size} if size else {}
+
+
+def _tolerations(w: Workload) -> list[Object]:
+    found: list[Object] = [
+        {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute",
+         "tolerationSeconds": NODE_LOST_S}
+        for state in ("not-ready", "unreachable")
+    ]  # fmt: skip
+    if w.node_pool:
+        found.append({"key": POOL, "operator": "Equal", "value": w.node_pool, "effect": "NoSchedule"})
+    if w.gpus:
+        found.append({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"})
+    return found
+
+
+def _readiness(p: Probe) -> Object:
+    """Asked every second, so that a replica is ready when it is; failure counts as late as the probe says."""
+    return {
+        "httpGet": {"path": READY_PATH, "port": PORT},
+        "periodSeconds": 1,
+        "timeoutSeconds": p.timeout_s,
+        "successThreshold": p.success_threshold,
+        "failureThreshold": p.period_s * p.failure_threshold,
+    }
+
+
+def _liveness(p: Probe) -> Object:
+    return {
+        "httpGet": {"path": "/", "port": PORT},
+        "initialDelaySeconds": p.initial_delay_s,
+        "periodSeconds": p.period_s,
+        "timeoutSeconds": p.timeout_s,
+        "failureThreshold": p.failure_threshold,
+    }
+
+
+def beside(w: Workload, owner_uid: str) -> list[tuple[Kind, Object]]:
+    """What stands beside the Deployment and goes with it; a smoke replica has nothing but its door."""
+    found = [(NETWORK_POLICY, _policy(w, owner_uid))]
+    if w.purpose is Purpose.SERVE:
+        found.append((SERVICE, _service(w, owner_uid)))
+        if w.replicas > 1:
+            found.append((DISRUPTION_BUDGET, _budget(w, owner_uid)))
+    return found
+
+
+def _owned(w: Workload, owner_uid: str) -> Object:
+    name = object_name(w.endpoint, w.revision, w.purpose)
+    owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "uid": owner_uid}
+    return {"name": name, "labels": labels(w), "ownerReferences": [owner]}
+
+
+def _service(w: Workload, owner_uid: str) -> Object:
+    """Headless: routers read its EndpointSlices and balance themselves."""
+    return {
+        "metadata": _owned(w, owner_uid),
+        "spec": {
+            "clusterIP": "None",
+            "selector": selector(w.endpoint, w.revision, w.purpose),
+            "ports": [{"name": "http", "port": PORT, "targetPort": PORT, "protocol": "TCP"}],
+        },
+    }
+
+
+def _budget(w: Workload, owner_uid: str) -> Object:
+    return {
+        "metadata": _owned(w, owner_uid),
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",  # one that does not serve must not hold up a drain
+            "selector": {"matchLabels": selector(w.endpoint, w.revision, w.purpose)},
+        },
+    }
+
+
+def _policy(w: Workload, owner_uid: str) -> Object:
+    """Only routers and the controller (it asks the smoke request) reach a replica."""
+    ours = {"matchExpressions": [{"key": PART, "operator": "In", "values": ["router", "controller"]}]}
+    return {
+        "metadata": _owned(w, owner_uid),
+        "spec": {
+            "podSelector": {"matchLabels": selector(w.endpoint, w.revision, w.purpose)},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": ours}], "ports": [{"port": PORT, "protocol": "TCP"}]}],
+        },
+    }

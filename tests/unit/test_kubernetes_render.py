@@ -1,0 +1,135 @@
+"""What a revision is made of on a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from headgate.workload import Launch, Probe, Purpose, Workload
+from headgate_controllers.platforms.kubernetes import render
+
+GOLDEN = Path(__file__).parent.parent / "golden/kubernetes"
+PLAIN = Workload(
+    "Fraud",
+    "blue",
+    "0123456789abcdef",
+    1,
+    Launch(("python", "-m", "front"), {"B": "2", "A": "1"}),
+    image="r/m@sha256:1",
+)
+LARGE = replace(
+    PLAIN,
+    replicas=3,
+    cpus=4.0,
+    memory_mb=14_336,
+    gpus=1,
+    gpu_resource="nvidia.com/mig-1g.5gb",
+    node_pool="a100",
+    liveness=Probe(20, 5, 3, 1, 4),
+    readiness=Probe(30, 10, 2, 2, 6),
+)
+
+
+def every(w: Workload) -> list[dict[str, Any]]:
+    found = [render.account(w), render.deployment(w), *(body for _, body in render.beside(w, "uid-1"))]
+    return json.loads(json.dumps(found))  # as the API server gets it: no values shared
+
+
+@pytest.mark.parametrize(
+    ("name", "workload"),
+    [
+        pytest.param("plain", PLAIN, id="plain"),
+        pytest.param("large", LARGE, id="large"),
+        pytest.param("smoke", replace(PLAIN, purpose=Purpose.SMOKE), id="smoke"),
+    ],
+)
+def test_a_revision_is_rendered_as_it_always_was(name: str, workload: Workload) -> None:
+    """A changed template would start every replica anew when Headgate is upgraded."""
+    path = GOLDEN / f"{name}.yml"
+    if os.environ.get("HEADGATE_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump_all(every(workload), sort_keys=False, width=120))
+    assert every(workload) == list(yaml.safe_load_all(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"readiness": Probe(period_s=5)}, id="readiness"),
+        pytest.param({"liveness": Probe(timeout_s=5)}, id="liveness"),
+        pytest.param({"memory_mb": 512}, id="memory"),
+        pytest.param({"cpus": 2.0}, id="cores"),
+        pytest.param({"gpus": 1}, id="GPUs"),
+        pytest.param({"node_pool": "b"}, id="pool"),
+        pytest.param({"image": "r/m@sha256:2"}, id="image"),
+    ],
+)
+def test_what_was_asked_otherwise_is_another_shape(change: dict[str, Any]) -> None:
+    assert render.shape(replace(PLAIN, **change)) != render.shape(PLAIN)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"replicas": 7}, id="instances are counted in place"),
+        pytest.param(
+            {"launch": Launch(("python3", "-m", "another"), {"NEW": "1"})}, id="a later version launches anew"
+        ),
+        pytest.param({"scoring_path": "/other"}, id="the scoring path is the router's"),
+    ],
+)
+def test_what_a_later_version_or_a_count_changes_is_not(change: dict[str, Any]) -> None:
+    assert render.shape(replace(PLAIN, **change)) == render.shape(PLAIN)
+
+
+def test_every_object_of_a_revision_has_one_name_and_goes_with_its_deployment() -> None:
+    _, deployment, *beside = every(LARGE)
+    assert {item["metadata"]["name"] for item in (deployment, *beside)} == {"fraud-0123456789abcdef"}
+    assert {item["metadata"]["ownerReferences"][0]["uid"] for item in beside} == {"uid-1"}
+
+
+def test_no_pod_may_do_what_it_need_not() -> None:
+    spec = render.deployment(PLAIN)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", "/var/run/headgate"}
+
+
+def test_a_pod_outlives_what_its_front_still_answers() -> None:
+    from headgate_serving.settings import ServeSettings
+
+    spec = render.deployment(PLAIN)["spec"]["template"]["spec"]
+    assert spec["terminationGracePeriodSeconds"] > render.LINGER_S + ServeSettings("b", "i").drain_s
+
+
+def test_failure_counts_as_late_as_the_probe_says_though_readiness_is_asked_every_second() -> None:
+    (container,) = render.deployment(LARGE)["spec"]["template"]["spec"]["containers"]
+    assert container["readinessProbe"]["periodSeconds"] == 1
+    assert container["readinessProbe"]["failureThreshold"] == 60
+    assert container["readinessProbe"]["successThreshold"] == 2
+    assert container["livenessProbe"]["failureThreshold"] == 4
+
+
+def test_the_environment_says_where_to_listen_and_what_it_has() -> None:
+    (container,) = render.deployment(LARGE)["spec"]["template"]["spec"]["containers"]
+    assert {e["name"]: e["value"] for e in container["env"]} == {
+        "A": "1",
+        "B": "2",
+        "HEADGATE_ADDRESS": "0.0.0.0:8080",
+        "HEADGATE_REPLICA": "/var/run/headgate",
+        "HEADGATE_CPUS": "4",
+        "HOME": "/tmp",
+    }
