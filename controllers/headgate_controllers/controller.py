@@ -89,6 +89,9 @@ class Controller:
         self.verdicts = Verdicts(record, gates, self._kept)
         self.stopping = threading.Event()
         self.stop_replicas = False
+        self.edited: Callable[[], tuple[str, ...]] = (
+            tuple  # what a hand changed where the record is shown, and was put back
+        )
         heads.listen(self._heard)
         heads.listen_ends(self._ended)
 
@@ -154,7 +157,7 @@ class Controller:
             endpoints=tuple(sorted(endpoints, key=lambda e: e.name)),
             workers=self.workers.status(),
             findings=(*self.commits.findings, *self._room()),
-            drift=self._drift(),
+            drift=(*self._drift(), *self.edited()),
         )
 
     def endpoint_status(self, name: str) -> EndpointStatus:

@@ -47,6 +47,7 @@ from headgate_kit import log, telemetry
 
 if TYPE_CHECKING:  # only a controller in a cluster needs the package `kubernetes`
     from headgate_controllers.leader import Leader
+    from headgate_controllers.resources import Resources
 
 logger = logging.getLogger("headgate.controller")
 
@@ -137,15 +138,20 @@ class Parts:
     platform: Any
     acts: Acts
     record: SqliteRecord
+    resources: Resources | None = None  # None: the record is shown nowhere else
 
     def start(self) -> None:
         self.platform.start()
         self.engine.start()
         self.reconciler.start()
         self.repo.watch(lambda: self.reconciler.wake(REPO))
+        if self.resources is not None:
+            self.resources.start()
 
     def close(self) -> None:
         """Replicas and ops run on, unless their end was asked for: they are adopted by the next controller."""
+        if self.resources is not None:
+            self.resources.close()
         self.repo.close()
         self.reconciler.close()
         self.acts.close()
@@ -239,7 +245,17 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
 
     heads.listen(recorded)
     routes.listen(published)
-    return Parts(controller, reconciler, repo, engine, platform, acts, record)
+    shown = _resources(controller) if options.resources else None
+    return Parts(controller, reconciler, repo, engine, platform, acts, record, shown)
+
+
+def _resources(controller: Controller) -> Resources:
+    from headgate_controllers.resources import Resources
+    from headgate_kit.kube.client import Cluster
+
+    made = Resources(Cluster.connect(), controller, settled=lambda: bool(controller.commits.handled))
+    controller.edited = made.drift
+    return made
 
 
 def _endpoint_of(heads: Heads, workflow: str) -> str:
