@@ -21,7 +21,7 @@ from headgate_kit.layout import DataFolder
 
 REPO_VARIABLE = "HEADGATE_REPO"  # a URL may hold a password, which argv would show to every user of the machine
 BUILDER_VARIABLE = "HEADGATE_BUILDER"  # the op `build` reads it too
-# Set on the controller, meant for the builds it starts in pods: no credentials are among them.
+# Set on the controller, meant for the builds it starts: no credentials are among them.
 BUILD_VARIABLES = (BUILDER_VARIABLE, "HEADGATE_REGISTRY", "HEADGATE_REGISTRY_INSECURE", "HEADGATE_BASE_IMAGE")
 LOOPBACK = "127.0.0.1"
 TOKEN_BYTES = 32
@@ -167,10 +167,11 @@ def router_url(options: Options) -> str:
 
 def op_environment(options: Options, token: str) -> Mapping[str, str]:
     """What an op needs to reach us. In a pod it is told our URL; it never sees this data folder."""
+    given = {name: os.environ[name] for name in BUILD_VARIABLES if name in os.environ}
     if options.control_url:
-        given = {name: os.environ[name] for name in BUILD_VARIABLES if name in os.environ}
         return {**given, "HEADGATE_CONTROL": options.control_url, "HEADGATE_TOKEN": token}
     return {
+        **given,
         "HEADGATE_DATA": str(options.data.root),
         "HEADGATE_CONTROL_FILE": str(options.data.control),
         "HEADGATE_TOKEN": token,

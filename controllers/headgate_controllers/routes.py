@@ -26,7 +26,8 @@ class Routes:
         self._record = record
         self._lock = threading.Lock()
         stored = record.meta_get(TABLE)
-        self._table = codec.decode(RouteTable, stored) if stored else seal(RouteTable(0, ""))
+        # Sealed anew: what an older version recorded may lack a field that has a default now.
+        self._table = seal(codec.decode(RouteTable, stored) if stored else RouteTable(0, ""))
         self._listeners: list[Callable[[RouteTable], None]] = []
 
     @property

@@ -29,6 +29,11 @@ def canonical(value: Any) -> bytes:
     return msgspec.json.encode(to_data(value), order="sorted")
 
 
+def size(value: Any) -> int:
+    """Bytes of the canonical form, without making it: sorting keys moves them only."""
+    return len(msgspec.json.encode(value))
+
+
 def digest(value: Any) -> str:
     """sha256 of the canonical bytes, as 64 hex digits."""
     return hashlib.sha256(canonical(value)).hexdigest()

@@ -12,16 +12,17 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from headgate import codec
 from headgate.control import EXCHANGE_HOLD_S, Ack, ExchangeReply, ExchangeRequest
 from headgate.evidence import Batch
 from headgate.findings import TransientError
-from headgate.table import RouteTable, problems
+from headgate.table import RouteTable, problems, received
 from headgate_kit.files import write_atomic
 from headgate_kit.layout import DataFolder
 from headgate_router.count import Book
@@ -91,9 +92,10 @@ class Feed:
         self._prefix = ""  # of the control API's paths
         self._token = b""
         self._saving: asyncio.Task[None] | None = None
-        self._unsaved: RouteTable | None = None
+        self._unsaved: Mapping[str, Any] | None = None
         self.reached_at: float | None = None  # on `clock`; None: never
         self.tables_refused = 0
+        self.fields_unknown = 0  # of a newer controller, ignored
         self.saves_failed = 0
 
     @property
@@ -110,7 +112,7 @@ class Feed:
     def load(self) -> bool:
         """Serves by the table on disk. False: there is none that can be served; the reason is logged."""
         try:
-            table = codec.decode(RouteTable, self.file.read_bytes())
+            table = received(codec.decode(dict, self.file.read_bytes()))
         except FileNotFoundError:
             return False
         except (OSError, codec.CodecError) as error:
@@ -123,39 +125,54 @@ class Feed:
         self._routes.swap(table)
         return True
 
-    def take(self, table: RouteTable) -> bool:
-        """Serves by a new table from the next request on, or refuses it, and says so in the next exchange."""
-        found = problems(table, self._routes.table) or self._routes.addresses.problems(table)
+    async def take(self, sent: Mapping[str, Any]) -> bool:
+        """Serves by a new table from the next request on, or refuses it, and says so in the next exchange.
+
+        Args:
+            sent: the table's decoded JSON.
+        """
+        try:
+            table = received(sent)
+        except codec.CodecError as error:
+            return self._refuse(str(error))
+        addresses = self._routes.addresses
+        found = problems(table, self._routes.table) or addresses.problems(table)
         if found:
-            self.tables_refused += 1
-            if found[:MAX_REASONS] != self._refused:
-                log.warning("table %d is refused: %s", table.generation, "; ".join(found[:MAX_REASONS]))
-            self._refused = found[:MAX_REASONS]
-            return False
+            return self._refuse(*(f"table {table.generation}: {text}" for text in found))
+        await addresses.known(table)  # no request is to meet a revision before its replicas
         self._refused = ()
+        self.fields_unknown += _unknown(sent, table)
         self._routes.swap(table)
         self._book.forget(table)
-        self._save(table)
+        self._save(sent)
         return True
 
-    def _save(self, table: RouteTable) -> None:
+    def _refuse(self, *reasons: str) -> bool:
+        self.tables_refused += 1
+        if reasons[:MAX_REASONS] != self._refused:
+            log.warning("a table is refused: %s", "; ".join(reasons[:MAX_REASONS]))
+        self._refused = reasons[:MAX_REASONS]
+        return False
+
+    def _save(self, sent: Mapping[str, Any]) -> None:
         """Writes beside the event loop; of tables that come faster than the disk, the last one."""
-        self._unsaved = table
+        self._unsaved = sent
         if self._saving is None or self._saving.done():
             self._saving = asyncio.get_running_loop().create_task(self._write_all())
 
     async def _write_all(self) -> None:
         while self._unsaved is not None:
-            table, self._unsaved = self._unsaved, None
+            sent, self._unsaved = self._unsaved, None
             try:
-                await asyncio.to_thread(self._write, table)
+                await asyncio.to_thread(self._write, sent)
             except (OSError, TransientError) as error:  # serving goes on; the worker only boots with an older table
                 self.saves_failed += 1
-                log.error("table %d was not saved: %s", table.generation, error)
+                log.error("table %s was not saved: %s", sent["generation"], error)
 
-    def _write(self, table: RouteTable) -> None:
+    def _write(self, sent: Mapping[str, Any]) -> None:
+        """As it came: its hash is over that."""
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomic(self.file, codec.canonical(table))
+        write_atomic(self.file, codec.canonical(sent))
 
     # The conversation.
 
@@ -176,15 +193,11 @@ class Feed:
         """One round. True: serves by a new table. Raises Away."""
         controller, token = await self._dial()
         # Only now is anything sealed: with nobody there, counts go on in the open batch, and nothing is encoded.
-        reply = await self._post(controller, token, codec.canonical(self._message()))
+        reply, table = await self._post(controller, token, codec.canonical(self._message()))
         self.reached_at = self._clock()
         if reply.received >= self._sequence:
             self._pending = ()
-        if reply.table is None:
-            return False
-        if not self._routes.addresses.problems(reply.table):
-            await self._routes.addresses.known(reply.table)  # no request is to meet a revision before its replicas
-        return self.take(reply.table)
+        return table is not None and await self.take(table)
 
     def _message(self) -> ExchangeRequest:
         if not self._pending:
@@ -212,7 +225,10 @@ class Feed:
             await self._saving
         return not self._pending and self._book.empty
 
-    async def _post(self, controller: Replica, token: bytes, body: bytes) -> ExchangeReply:
+    async def _post(
+        self, controller: Replica, token: bytes, body: bytes
+    ) -> tuple[ExchangeReply, Mapping[str, Any] | None]:
+        """What was answered, and the table in it as it was sent."""
         fields = (
             b"authorization: Bearer %b\r\ncontent-type: application/json\r\naccept: application/json\r\n"
             b"content-length: %d\r\n" % (token, len(body))
@@ -228,7 +244,9 @@ class Feed:
             self._hang_up()
             raise Away(f"the controller answered {status}")
         try:
-            return codec.decode(ExchangeReply, answer)
+            sent = codec.decode(dict, answer)
+            table = sent.pop("table", None)
+            return codec.decode(ExchangeReply, sent), table
         except codec.CodecError as error:
             raise Away(f"the controller's answer cannot be read: {error}") from error
 
@@ -270,3 +288,8 @@ async def _whole(ask: Ask) -> tuple[int, bytes]:
         return answering.connection.status, b"".join(parts)
     finally:
         answering.close()
+
+
+def _unknown(sent: Mapping[str, Any], table: RouteTable) -> int:
+    """How many fields were dropped. Equal sizes, the common case, need no second look."""
+    return 0 if codec.size(sent) == codec.size(table) else len(codec.unknown_fields(sent, table))

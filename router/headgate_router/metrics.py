@@ -111,6 +111,9 @@ class RouterCollector(Collector):
         yield info
         if self._feed is not None:
             yield self._counter("tables_refused", "Tables that did not add up", self._feed.tables_refused)
+            yield self._counter(
+                "fields_unknown", "Fields of tables that this version ignores", self._feed.fields_unknown
+            )
             yield self._counter("table_saves_failed", "Tables not written to disk", self._feed.saves_failed)
             reached = self._feed.reached_at
             age = self._clock() - reached if reached is not None else float("inf")

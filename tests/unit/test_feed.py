@@ -352,3 +352,22 @@ def test_a_url_that_cannot_be_dialled_is_a_finding_without_its_password(url: str
         check_control(url)
     assert caught.value.findings[0].code == "control-url"
     assert "word" not in str(caught.value)
+
+
+def test_a_table_of_a_newer_controller_is_served_kept_and_booted_from(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        side = Side(tmp_path)
+        newer = codec.to_data(table(5))
+        newer["endpoints"]["e"]["zone"] = "eu"
+        newer["hash"] = codec.digest({**newer, "hash": ""})
+        controller = Controller(side.data, lambda r: codec.canonical({"received": r.sequence, "table": newer}))
+        await controller.start()
+        assert await side.feed.exchange()
+        assert side.feed.fields_unknown == 1
+        controller.stop()
+        await side.feed.flush(0.01)
+        again = Side(tmp_path)
+        assert again.feed.load()
+        assert again.routes.find("e") is not None
+
+    run(scenario())
