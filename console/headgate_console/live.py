@@ -167,6 +167,30 @@ def promote(endpoint: str, full: bool, why: str, data: str | None) -> Exit:
     return act(data, endpoint, "promote", OperatorAction(who(), why, full=full))
 
 
+def gate_option(function: Any) -> Any:
+    return click.option("--gate", default="", metavar="NAME", help="Default: the one that waits.")(function)
+
+
+@rollout.command()
+@click.argument("endpoint")
+@gate_option
+@why_option
+@options.data()
+def approve(endpoint: str, gate: str, why: str, data: str | None) -> Exit:
+    """Say yes for a gate `manual` of the running op. Other gates must still pass."""
+    return act(data, endpoint, "approve", OperatorAction(who(), why, gate=gate))
+
+
+@rollout.command()
+@click.argument("endpoint")
+@gate_option
+@why_option
+@options.data()
+def reject(endpoint: str, gate: str, why: str, data: str | None) -> Exit:
+    """Say no for a gate `manual` of the running op: the rollout fails and goes back."""
+    return act(data, endpoint, "reject", OperatorAction(who(), why, gate=gate))
+
+
 @rollout.command()
 @click.argument("endpoint")
 @why_option

@@ -27,6 +27,7 @@ from headgate.rollout import Event, Head, Rollout
 from headgate.table import EndpointRoute
 from headgate.version import __version__
 from headgate_controllers.api.access import Access
+from headgate_controllers.approvals import Approvals
 from headgate_controllers.commits import Commits
 from headgate_controllers.evidence import Evidence
 from headgate_controllers.heads import Heads
@@ -86,6 +87,7 @@ class Controller:
         self._router_url = router_url
         self._room = room
         self._clock = clock
+        self._approvals = Approvals(evidence, gates)
         self.verdicts = Verdicts(record, gates, self._kept)
         self.stopping = threading.Event()
         self.stop_replicas = False
@@ -250,7 +252,12 @@ class Controller:
     # --- what people do --------------------------------------------------------------------------------------------
 
     def operate(self, name: str, action: str, body: OperatorAction) -> str:
-        self._head(name)
+        head = self._head(name)
+        if action in ("approve", "reject"):
+            said, op = self._approvals.sign(head, body, approved=action == "approve")
+            self.heads.change(name, lambda draft: draft.say(f"operator.{action}", said, op=op))
+            self.reconciler.wake(name)
+            return said
 
         def act(draft: Draft) -> str:
             return intent.operate(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from headgate.control import ExchangeRequest
-from headgate.evidence import NOTHING, Batch, Counts, Look, Outcome, PairKind, add
+from headgate.evidence import NOTHING, Approval, Batch, Counts, Look, Outcome, PairKind, Sample, add
 from headgate.rollout import Head, OpRecord, Rollout, kind_of
 from headgate_controllers.heads import Heads
 from headgate_controllers.records.sqlite import SqliteRecord
@@ -54,6 +54,34 @@ class Evidence:
             for batch in request.batches:
                 self._count(batch)
         return tuple(touched)
+
+    def note(self, head: Head, *, approvals: Sequence[Approval] = (), samples: Sequence[Sample] = ()) -> bool:
+        """Evidence that no router brings, as a look of the running op. False: nothing is judged just now.
+
+        Raises:
+            TransientError: it cannot be stored now.
+        """
+        rollout = head.active
+        op = rollout.running if rollout else None
+        kind = kind_of(rollout, op, head.traffic) if rollout and op and op.live_at is not None else ""
+        if rollout is None or op is None or not kind:
+            return False
+        look = Look(
+            kind,
+            op.generation,
+            self._clock(),
+            0.0,
+            reference=self._reference(rollout, op) if kind == "bake" else NOTHING,
+            approvals=tuple(approvals),
+            samples=tuple(samples),
+        )
+        key = (rollout.id, op.name)
+        self.looks(*key)  # those of the record are in memory before this one is in both
+        self._record.add_looks(*key, [look])
+        with self._lock:
+            if key in self._looks:
+                self._looks[key].append(look)
+        return True
 
     def looks(self, rollout: str, op: str) -> list[Look]:
         """Every look of an op so far, in the order received; from the record after a restart."""

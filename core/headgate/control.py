@@ -154,13 +154,14 @@ class SystemStatus:
 
 @dataclass(frozen=True, slots=True)
 class OperatorAction:
-    """Body of POST /endpoints/NAME/{pause,resume,promote,abort,rollback}. Recorded with who and why."""
+    """Body of POST /endpoints/NAME/{pause,resume,promote,abort,rollback,approve,reject}. Recorded with who and why."""
 
     who: str
     why: str = ""
     to: str = ""  # rollback: a revision or commit; empty: the last known-good
     git_only: bool = False  # rollback: only the commit, traffic follows from it
     full: bool = False  # promote: skip the remaining soaks, not the gates of the running step
+    gate: str = ""  # approve, reject: which gate; empty: the one that waits for a person
 
 
 # Verdicts: `headgate verdict`.

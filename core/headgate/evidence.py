@@ -142,8 +142,38 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """What a person said of the running op."""
+
+    gate: str  # the gate's name in rollout.yml
+    approved: bool  # False: rejected
+    who: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a source outside of the routers answered, once, for one arm; or why it did not."""
+
+    source: str  # its name in headgate.yml
+    query: str  # as the gate wrote it
+    arm: str  # candidate | stable
+    value: float | None  # finite; None: `problem` says why
+    problem: str = ""  # one of PROBLEMS
+    said: str = ""  # for a person: what the source answered, cut
+
+
+# Why a sample has no value: what was asked for does not exist (`empty`), is no finite number, is of too long ago, is
+# more than one value; or the source did not answer in time, not at all, or not as its kind does.
+PROBLEMS = ("empty", "nan", "infinite", "stale", "many", "timeout", "unreachable", "refused")
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
-    """One batch with its roles: what a gate judges. `candidate` and `stable` are concurrent."""
+    """One batch with its roles: what a gate judges. `candidate` and `stable` are concurrent.
+
+    What a person said, or a source answered, is a look of its own without counts.
+    """
 
     phase: str  # mirror | step | bake
     generation: int
@@ -153,6 +183,8 @@ class Look:
     stable: Counts = NOTHING  # live; empty at bake
     reference: Counts = NOTHING  # bake only: the stable's counts of the step before
     pairs: tuple[Pair, ...] = ()  # compare and echo
+    approvals: tuple[Approval, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
 
 class Result(StrEnum):
@@ -196,8 +228,13 @@ class Verdict:
 class Need:
     """What a gate wants collected."""
 
-    kind: str  # counts | pairs | echo
+    kind: str  # counts | pairs | echo | approval | sample
     phases: tuple[str, ...]  # of mirror, step, bake: where it judges
+    source: str = ""  # sample: a source of headgate.yml
+    query: str = ""  # sample: what to ask it, with $revision, $endpoint, $deployment of the arm
+    arms: tuple[str, ...] = ()  # sample: of candidate, stable
+    every_s: float = 15.0  # sample: how often
+    max_age_s: float = 300.0  # sample: a value of longer ago is stale
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,8 @@ def broken(look: Look) -> str:
             bad = _bad(getattr(counts, name), buckets=name != "outcomes")
             if bad:
                 return f"{role} {name} {bad}"
-    return ""
+    odd = [s for s in look.samples if s.value is not None and not math.isfinite(s.value)]
+    return f"a sample of {odd[0].source} is {odd[0].value}" if odd else ""
 
 
 def _bad(counts: Mapping[Any, Any], *, buckets: bool) -> str:

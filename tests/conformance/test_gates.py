@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headgate import PairKind, plugins
-from headgate.evidence import Look
+from headgate.evidence import Approval, Look
 from headgate.testing import GATE, Check, GateCase, counts, look, pair
 
 GATES = plugins.load("headgate.gate")
@@ -38,10 +38,16 @@ def shaped(*dropped: str) -> list[Look]:
     return found
 
 
+def spoken(approved: bool) -> list[Look]:
+    said = Look("step", 1, 0.0, 0.0, approvals=(Approval("manual", approved, "ada"),))
+    return [FINE[0], said, FINE[1]]
+
+
 CASES: dict[str, tuple[Sequence[Look], Sequence[Look], dict[str, Any]]] = {  # evidence: passes, fails; parameters
     "error-rate": (FINE, [look(counts(150, 50), counts(800))] * 40, {"max_increase": 0.02}),
     "expr": (FINE, [look(counts(150, 50), counts(800))] * 40, {}),
     "latency": (FINE, [look(counts(200, ms=900.0), counts(800))] * 40, {}),
+    "manual": (spoken(True), spoken(False), {}),
     "mirror-diff": (pairs(1.0), pairs(-3.0), {"rel": 0.01}),
     "schema": (shaped(), shaped("score"), {}),
 }

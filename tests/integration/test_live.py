@@ -198,6 +198,26 @@ def test_a_rollout_is_seen_paused_resumed_and_aborted_by_a_person(system: System
     assert "not today" in system_events
 
 
+def test_a_rollout_waits_for_people_and_goes_back_when_one_says_no(system: System) -> None:
+    rollout = system.repo / "endpoints/hello/rollout.yml"
+    rollout.write_text(PATIENT + "gates: {manual: {people: 2, phases: [step]}}\n")
+    commit = system.release("hello: to be approved", "Howdy, {name}!")
+    control = Control(system.data)
+    eventually(lambda: "2 more of 2 people" in system.run("rollout", "get", "hello").out)
+    refused = system.run("rollout", "approve", "hello", "--gate", "manual-risk")
+    assert refused.code != Exit.OK
+    assert "waiting are manual" in refused.err
+    approved = system.run("rollout", "approve", "hello", "--why", "looks fine")
+    assert (approved.code, "manual at step-50 approved by" in approved.err) == (Exit.OK, True)
+    eventually(lambda: "1 more of 2 people" in system.run("rollout", "get", "hello").out)
+    assert running_op(control) == "step-50"
+    assert system.run("rollout", "reject", "hello", "--why", "wrong tone").code == Exit.OK
+    eventually(lambda: reverts(system, commit))
+    eventually(lambda: system.run("status", "hello", "--watch", "--timeout", "30s").code == Exit.OK)
+    assert rollout.read_text() == PATIENT
+    assert "wrong tone" in system.run("events", "hello").out
+
+
 def running_op(control: Control) -> str:
     rollout = control.endpoint("hello").rollout
     return next((op.name for op in rollout.ops if op.state == "running"), "") if rollout else ""

@@ -178,6 +178,12 @@ def test_a_person_acts_and_is_named(system: System) -> None:
     assert system.ask("POST", "/endpoints/fraud/explode", OperatorAction("ada")).status_code == 404
 
 
+def test_an_approval_that_nothing_waits_for_is_refused_and_says_so(system: System) -> None:
+    refused = system.ask("POST", "/endpoints/fraud/approve", OperatorAction("ada", gate="manual"))
+    assert refused.status_code == 409
+    assert "nothing of fraud is judged just now" in refused.json()["findings"][0]["message"]
+
+
 def test_keys_are_shown_and_rotated_apart(system: System) -> None:
     before = system.ask("GET", "/endpoints/fraud/keys").json()
     after = system.ask("POST", "/endpoints/fraud/keys/rotate", {"which": "primary"}).json()

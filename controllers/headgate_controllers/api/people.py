@@ -14,7 +14,7 @@ from headgate.control import OperatorAction
 from headgate.findings import FindingsError
 from headgate_controllers.controller import Controller, NotFoundError
 
-ACTIONS = ("pause", "resume", "promote", "abort", "rollback")
+ACTIONS = ("pause", "resume", "promote", "abort", "rollback", "approve", "reject")
 
 
 def routes(controller: Controller) -> APIRouter:
