@@ -145,6 +145,9 @@ SYSTEM: Mapping[str, Entry] = {
     "plugin-too-new": ("A plugin was written for a newer Headgate.", "Upgrade Headgate, or pin the plugin."),
     "plugin-incomplete": ("A plugin lacks part of its port.", "Complete it; `headgate.testing` has the suite."),
     "plugin-doubled": ("Two packages offer a plugin of one name.", "Remove one."),
+    "registry-unreachable": ("The image registry cannot be used now.", "Check the network; it is tried again."),
+    "registry-refused": ("The image registry says no.", "Give the build credentials that may pull and push."),
+    "base-missing": ("The base image of models' images cannot be used.", "Push headgate-runner, or correct its name."),
     "demo-extra": ("The demo needs scikit-learn.", "pip install 'headgate[demo]'"),
 }  # fmt: skip
 

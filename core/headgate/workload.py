@@ -16,6 +16,10 @@ REPLICA = (
 ADDRESS = "HEADGATE_ADDRESS"  # HOST:PORT to listen on; port 0 is any free one
 CPUS = "HEADGATE_CPUS"  # cores this replica may use; absent: all
 CPU_SET = "HEADGATE_CPU_SET"  # numbers of the cores to stay on, with commas; absent: any
+# Where things are in an image of ours; builders put them there, servers start them.
+IMAGE_BUNDLE = "/opt/headgate/bundle"
+IMAGE_ENVIRONMENT = "/opt/headgate/environment"
+IMAGE_PYTHON = "/opt/headgate/venv/bin/python"  # runs the front, and models that ask for no packages
 READY_PATH = "/ready"  # answers 200 when a replica can serve; `/` answers 200 as long as its server lives
 
 

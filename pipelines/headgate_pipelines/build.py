@@ -50,7 +50,7 @@ def perform(work: Mapping[str, Any], *, fetch: Fetch) -> dict[str, Any]:
         except FindingsError as error:
             print(f"{revision}: {error}", flush=True)
             return {"failed": {revision: codec.to_data(error.findings[0])}}
-        print(f"{revision}: {artifact.location}", flush=True)
+        print(f"{revision}: {artifact.image or artifact.location}", flush=True)
         artifacts[revision] = codec.to_data(artifact)
     return {"artifacts": artifacts}
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 
 from headgate.ports import Server
 from headgate.target import DeploymentTarget
 from headgate.testing.suite import Suite
-from headgate.workload import Artifact, Launch
+from headgate.workload import IMAGE_BUNDLE, IMAGE_ENVIRONMENT, Artifact, Launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +57,12 @@ def _environment_variables_reach_the_model_and_never_argv(case: ServerCase) -> N
     launch = _launch(case, PASSWORD="hunter2")
     assert "hunter2" not in " ".join(launch.argv), "every user of the machine can read argv"
     assert any("hunter2" in value for value in launch.env.values())
+
+
+@SERVER
+def _in_an_image_nothing_of_this_machine_is_named(case: ServerCase) -> None:
+    image = Artifact("d" * 64, IMAGE_BUNDLE, IMAGE_ENVIRONMENT, "registry.example/models@sha256:" + "d" * 64)
+    launch = case.server.launch(case.deployment, image)
+    said = " ".join((*launch.argv, *launch.env.values()))
+    for place in {sys.executable, sys.prefix, sys.base_prefix} - {"/usr", "/usr/local"}:
+        assert place not in said, "the image has an interpreter of its own"

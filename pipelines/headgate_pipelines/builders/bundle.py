@@ -12,7 +12,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from headgate import codec
 from headgate.findings import Finding, Place, SpecError
@@ -23,6 +25,14 @@ from headgate_kit.layout import DataFolder
 from headgate_pipelines.builders.installer import Environments, locked
 
 MANIFEST = "bundle.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something that goes into a bundle."""
+
+    origin: Path  # file or folder among the source's files
+    place: str  # path in the bundle
 
 
 class BundleBuilder:
@@ -64,14 +74,11 @@ class BundleBuilder:
             shutil.rmtree(left, ignore_errors=True)  # of a build that was killed: we hold the lock
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new-", dir=self._bundles))
         try:
-            manifest = {
-                "code": _copy_code(source, files, made),
-                "scoring_script": source.scoring_script,
-                "model": _copy_model(source.model, files, made) if source.model else None,
-                "environment": source.environment.digest,
-                "digest": codec.digest(source),
-            }
-            write_json(made / MANIFEST, manifest)
+            code, model = code_of(source, files), model_of(source, files)
+            for part in (code, model):
+                if part is not None:
+                    _copy(part.origin, made / part.place)
+            write_json(made / MANIFEST, manifest(source, code, model))
             os.rename(made, folder)
         except OSError as error:
             if error.errno in FULL or "Errno 28" in str(error):  # copytree gathers the errors of single files
@@ -81,14 +88,13 @@ class BundleBuilder:
             shutil.rmtree(made, ignore_errors=True)
 
 
-def _copy_code(source: Source, files: Path, into: Path) -> str:
-    """Its path in the bundle."""
+def code_of(source: Source, files: Path) -> Part | None:
+    """None: there is no code. Raises SpecError: it, or its script, is not there."""
     if source.code is None:
-        return ""
+        return None
     origin = _inside(files, source.code.path)
-    place = f"code/{_part(origin.name)}"
-    _copy(origin, into / place, source.code.path)
-    if source.scoring_script and not _inside(into / place, source.scoring_script).is_file():
+    part = Part(_there(origin, source.code.path), f"code/{_part(origin.name)}")
+    if source.scoring_script and not _inside(origin, source.scoring_script).is_file():
         raise SpecError(
             Finding(
                 code="scoring-script-missing",
@@ -98,35 +104,57 @@ def _copy_code(source: Source, files: Path, into: Path) -> str:
                 place=Place(f"{source.code.path}/{source.scoring_script}"),
             )
         )
-    return place
+    return part
 
 
-def _copy_model(model: ModelPin, files: Path, into: Path) -> str:
-    """What AZUREML_MODEL_DIR becomes, in the bundle. As Azure has it: a local model keeps the last part of its path;
-    of a registered one it is what was registered, which is what the catalogue's folder of this version holds."""
+def model_of(source: Source, files: Path) -> Part | None:
+    """None: there is no model. Raises SpecError: it is not there. As Azure has it, a local model keeps the last part of
+    its path; of a registered one it is what was registered, which is what the catalogue's folder of this version holds.
+    """
+    model = source.model
+    if model is None:
+        return None
     path = model.source.path if model.source else model.catalogue
     origin = _inside(files, path)
-    place = f"models/{_part(model.name)}/{_part(model.version)}"
-    _copy(origin, into / place if model.catalogue else into / place / _part(origin.name), path)
-    return place
+    place = _model_place(model) if model.catalogue else f"{_model_place(model)}/{_part(origin.name)}"
+    return Part(_there(origin, path), place)
 
 
-def _copy(origin: Path, target: Path, path: str) -> None:
+def manifest(source: Source, code: Part | None, model: Part | None) -> dict[str, Any]:
+    """What bundle.json says: paths inside the bundle. `model` is what AZUREML_MODEL_DIR becomes."""
+    return {
+        "code": code.place if code else "",
+        "scoring_script": source.scoring_script,
+        "model": _model_place(source.model) if source.model and model else None,
+        "environment": source.environment.digest,
+        "digest": codec.digest(source),
+    }
+
+
+def _model_place(model: ModelPin) -> str:
+    return f"models/{_part(model.name)}/{_part(model.version)}"
+
+
+def _there(origin: Path, path: str) -> Path:
+    if origin.is_dir() or origin.is_file():
+        return origin
+    raise SpecError(
+        Finding(
+            code="source-missing",
+            message=f"{path} is not there",
+            why="the deployment names it, and the commit or the catalogue does not have it",
+            fix="add it to the repo, or correct the path",
+            place=Place(path),
+        )
+    )
+
+
+def _copy(origin: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if origin.is_dir():
         shutil.copytree(origin, target, symlinks=True)
-    elif origin.is_file():
-        shutil.copy2(origin, target)
     else:
-        raise SpecError(
-            Finding(
-                code="source-missing",
-                message=f"{path} is not there",
-                why="the deployment names it, and the commit or the catalogue does not have it",
-                fix="add it to the repo, or correct the path",
-                place=Place(path),
-            )
-        )
+        shutil.copy2(origin, target)
 
 
 def _inside(root: Path, path: str) -> Path:

@@ -33,9 +33,15 @@ NETWORK_WORDS = (
 
 
 class Environments:
-    def __init__(self, root: Path, interpreters: Mapping[str, str]) -> None:
+    """
+    Args:
+        relocatable: works at another place than where it was made: its scripts name no folder.
+    """
+
+    def __init__(self, root: Path, interpreters: Mapping[str, str], *, relocatable: bool = False) -> None:
         self._root = root
         self._interpreters = interpreters
+        self._venv = ["venv", "--no-project", *(["--relocatable"] if relocatable else [])]
 
     def folder(self, pin: EnvironmentPin) -> Path | None:
         """Where it is, or will be; None: Headgate's own interpreter is used, as it needs no package."""
@@ -70,7 +76,7 @@ class Environments:
 
     def _install(self, pin: EnvironmentPin, folder: Path, log: Path) -> None:
         interpreter = self._interpreter(pin.python, log)
-        _uv(["venv", "--no-project", "--python", interpreter, str(folder)], log, pin)
+        _uv([*self._venv, "--python", interpreter, str(folder)], log, pin)
         if pin.requirements:
             lines = folder / "requirements.txt"
             lines.write_text("\n".join(pin.requirements) + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ import sys
 
 from headgate import codec
 from headgate.target import DeploymentTarget
-from headgate.workload import Artifact, Launch
+from headgate.workload import IMAGE_PYTHON, Artifact, Launch
 from headgate_serving.settings import SERVE, ServeSettings
 
 
@@ -14,7 +14,8 @@ class ScoreServer:
     """Claims deployments with a scoring script.
 
     Args:
-        python: the interpreter Headgate itself runs on: it runs the front.
+        python: the interpreter Headgate itself runs on: it runs the front, where the artifact is folders of this
+            machine. An image has its own.
     """
 
     def __init__(self, python: str = sys.executable) -> None:
@@ -24,14 +25,15 @@ class ScoreServer:
         return deployment.source.server == "score"
 
     def launch(self, deployment: DeploymentTarget, artifact: Artifact) -> Launch:
+        python = IMAGE_PYTHON if artifact.image else self._python
         settings = ServeSettings(
             bundle=artifact.location,
-            interpreter=f"{artifact.environment}/bin/python" if artifact.environment else self._python,
+            interpreter=f"{artifact.environment}/bin/python" if artifact.environment else python,
             environment=artifact.environment,
             variables=deployment.source.variables,
             scoring_path=deployment.source.scoring_path,
         )
         return Launch(
-            argv=(self._python, "-P", "-m", "headgate_serving.front"),  # -P: no module of the current folder gets in
+            argv=(python, "-P", "-m", "headgate_serving.front"),  # -P: no module of the current folder gets in
             env={SERVE: codec.canonical(settings).decode()},
         )
