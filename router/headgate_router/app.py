@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from headgate.version import __version__
 from headgate_router import auth, headers, refusals
 from headgate_router.dataplanes.builtin.client import UpstreamError
+from headgate_router.request import SWAGGER, place, suffix
 from headgate_router.routes import LiveRoute, Routes
 from headgate_router.upstream import Ask, Message
 
@@ -25,8 +26,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-ENDPOINTS = b"/endpoints/"
-_SWAGGER = b"swagger.json"
 SWAGGER_TIMEOUT_S = 2.0
 MAX_SWAGGER = 1024 * 1024  # bytes of a model's own document
 
@@ -41,12 +40,12 @@ class Front:
     def __init__(self, data: DataPlane, app: ASGIApp, domain: str = "") -> None:
         self._data = data
         self._app = app
-        self._suffix = f".{domain.lower().strip('.')}".encode() if domain else b""
+        self._suffix = suffix(domain)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             name, rest = self._asked(scope)
-            if rest == _SWAGGER and scope["method"] == "GET":
+            if rest == SWAGGER and scope["method"] == "GET":
                 scope["path"] = f"/endpoints/{name}/swagger.json"
                 scope["raw_path"] = scope["path"].encode("latin-1")
             elif name:
@@ -56,14 +55,7 @@ class Front:
     def _asked(self, scope: Scope) -> tuple[str, bytes]:
         """The endpoint and the raw path below it; ("", b""): not a scoring path."""
         path: bytes = scope.get("raw_path") or scope["path"].encode()
-        if path.startswith(ENDPOINTS):
-            name, slash, rest = path[len(ENDPOINTS) :].partition(b"/")
-            return (name.decode("latin-1"), rest) if slash else ("", b"")
-        if self._suffix:
-            host = headers.find(scope["headers"], b"host").partition(b":")[0].lower()
-            if host.endswith(self._suffix):
-                return host[: -len(self._suffix)].decode("latin-1"), path[1:]
-        return "", b""
+        return place(path, headers.find(scope["headers"], b"host") if self._suffix else b"", self._suffix)
 
 
 def build(routes: Routes, collector: Collector) -> FastAPI:

@@ -41,11 +41,13 @@ class Asked:
         "authorization",
         "client_id",
         "coded",
+        "continues",
         "hosts",
         "length",
         "overrides",
         "passed",
         "request_id",
+        "websocket",
     )
 
     def __init__(self) -> None:
@@ -57,6 +59,8 @@ class Asked:
         self.passed: list[Field] = []
         self.hosts = 0
         self.coded = False  # Transfer-Encoding is there
+        self.continues = False  # the body is sent after a 100
+        self.websocket = False  # an upgrade is asked for
         self.ambiguous = False  # two readers could read two things (RFC 9112, 3.2 and 6.1): never passed on
 
 
@@ -72,6 +76,8 @@ def read(fields: Iterable[Field]) -> Asked:
             continue
         _note(asked, field, named)
     asked.ambiguous |= asked.hosts > 1
+    if asked.websocket:
+        asked.websocket = any(b"upgrade" in value.lower() for value in named)
     dropped = _names_in(named)
     if dropped:
         asked.passed = [field for field in passed if field[0] not in dropped]
@@ -96,6 +102,10 @@ def _note(asked: Asked, field: Field, named: list[bytes]) -> None:
         named.append(value)
     elif name == b"host":
         asked.hosts += 1
+    elif name == b"expect":
+        asked.continues = value.lower() == b"100-continue"
+    elif name == b"upgrade":
+        asked.websocket = value.strip().lower() == b"websocket"
     elif name == b"transfer-encoding":
         asked.ambiguous |= asked.coded or value.strip().lower() != b"chunked"  # no other coding is undone here
         asked.coded = True

@@ -31,11 +31,15 @@ class InFlight:
         self.running += 1
         return True
 
+    def may_wait(self, wait_s: float) -> bool:
+        """Whether `enter` would wait rather than refuse at once."""
+        return len(self._queue) < self.limit and wait_s > 0
+
     async def enter(self, wait_s: float) -> bool:
         """Takes a place, waiting for one at most `wait_s` seconds. False: refused."""
         if self.try_enter():
             return True
-        if len(self._queue) >= self.limit or wait_s <= 0:
+        if not self.may_wait(wait_s):
             return False
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(place)

@@ -20,6 +20,7 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -30,11 +31,12 @@ from headgate_kit.layout import DataFolder
 from headgate_router import app
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.asgi import DataPath
-from headgate_router.dataplanes.builtin.guard import Guarded, sweep
+from headgate_router.dataplanes.builtin.guard import Expires, Guarded, sweep
+from headgate_router.dataplanes.builtin.protocol import Doors, protocol
 from headgate_router.feed import Announced, Feed
 from headgate_router.metrics import RouterCollector
 from headgate_router.mirror import Mirrors
-from headgate_router.request import MAX_BODY, Desk
+from headgate_router.request import MAX_BODY, Desk, suffix
 from headgate_router.routes import Routes
 
 log = logging.getLogger("headgate.router")
@@ -42,6 +44,8 @@ log = logging.getLogger("headgate.router")
 DRAIN_S = 30  # for running answers to end
 COPIES_S = 1.0  # for running copies to end
 FLUSH_S = 3.0  # for the last counts to be taken
+BUILTIN = "builtin"  # scoring requests by our own protocol
+ASGI = "asgi"  # by uvicorn's, as on any ASGI server
 KEEP_ALIVE_S = 75  # longer than load balancers keep theirs, so that the caller's side is the one that closes
 
 
@@ -53,6 +57,7 @@ class Settings:
     max_body: int = MAX_BODY  # bytes
     control: str = ""  # the control API's URL; empty: what the data folder says
     token_file: Path | None = None  # the control API's token; None: the data folder's
+    dataplane: str = ASGI  # or BUILTIN
     offer: Path | None = None  # where the listening socket is handed to a new supervisor; None: it is not
 
 
@@ -68,8 +73,9 @@ class Worker:
         announced = Announced(settings.data, settings.control, settings.token_file)
         self.feed = Feed(settings.data, settings.worker, self.routes, self.book, draws, announced=announced)
         collector = RouterCollector(settings.worker, self.routes, self.book, self.mirrors, self.feed, time.monotonic)
-        path = DataPath(Desk(self.routes, self.book, self.mirrors, draws, settings.max_body))
-        self.app = app.Front(path, app.build(self.routes, collector), settings.domain)
+        desk = Desk(self.routes, self.book, self.mirrors, draws, settings.max_body)
+        self.doors = Doors(desk, suffix(settings.domain))
+        self.app = app.Front(DataPath(desk), app.build(self.routes, collector), settings.domain)
 
         self._server = _Server(self._config())
 
@@ -86,7 +92,7 @@ class Worker:
             loop.add_signal_handler(number, self.end)
         tasks = [
             loop.create_task(self.feed.run()),
-            loop.create_task(sweep(lambda: server.server_state.connections)),
+            loop.create_task(sweep(lambda: cast(set[Expires], server.server_state.connections))),
         ]
         gc.collect()
         gc.freeze()  # what lives for ever is not looked at again: shorter pauses
@@ -111,7 +117,7 @@ class Worker:
     def _config(self) -> uvicorn.Config:
         return uvicorn.Config(
             self.app,
-            http=Guarded,
+            http=protocol(self.doors) if self.settings.dataplane == BUILTIN else Guarded,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -155,6 +161,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8080, help="0: any free one, printed on the first line")
     parser.add_argument("--domain", default="localhost", help="NAME.DOMAIN is endpoint NAME; empty: by path only")
     parser.add_argument("--max-body", type=int, default=MAX_BODY, help="bytes of a request body")
+    parser.add_argument("--dataplane", choices=(BUILTIN, ASGI), default=ASGI, help="how scoring requests are passed on")
     parser.add_argument("--offer", type=Path, help="Unix socket that hands out the listening socket")
     return parser.parse_args(argv)
 

@@ -27,25 +27,35 @@ UNAUTHORIZED = Refusal(
     "one header `Authorization: Bearer KEY` with a valid key is needed",
     ((b"www-authenticate", b"Bearer"),),
 )
+NO_WEBSOCKET = Refusal(403, "no-websocket", "this endpoint takes no WebSocket")
 NO_ENDPOINT = Refusal(404, "no-endpoint", "there is no endpoint of that name")
 NO_DEPLOYMENT = Refusal(404, "no-deployment", "nothing to answer this request")
 TIMED_OUT = Refusal(408, "timeout", "the model did not answer within request_timeout_ms")
+TOO_SLOW = Refusal(408, "too-slow", "the request took too long to arrive")
 TOO_LARGE = Refusal(413, "too-large", "the request body is longer than this router takes")
 MODEL_ERROR = Refusal(424, "model-error", "the model answered with an error")
 BUSY = Refusal(429, "busy", "too many requests of this deployment are running and waiting", SOON)
+HEAD_TOO_LARGE = Refusal(431, "head-too-large", "more than 64 KiB of head")
 BROKEN = Refusal(502, "broken", "the model ended the connection before it answered; it may have run the request")
+CROWDED = Refusal(503, "crowded", "too many connections", SOON)
 NOT_READY = Refusal(503, "not-ready", "no replica of the chosen revision took the request", SOON)
+VERSION = Refusal(505, "http-version", "HTTP/1.1 and HTTP/1.0 are spoken here")
 
 EVERY = (
     BAD_REQUEST,
     UNAUTHORIZED,
+    NO_WEBSOCKET,
     NO_ENDPOINT,
     NO_DEPLOYMENT,
     TIMED_OUT,
+    TOO_SLOW,
     TOO_LARGE,
     MODEL_ERROR,
     BUSY,
+    HEAD_TOO_LARGE,
     BROKEN,
+    CROWDED,
     NOT_READY,
+    VERSION,
 )
 CLIENT_GONE = 499  # never sent: the status a request is counted under whose caller left

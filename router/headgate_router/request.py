@@ -27,6 +27,8 @@ MAX_ERROR_BODY = 64 * 1024  # bytes of a model's error that reach the caller
 HELD = 1024 * 1024  # bytes of a body that are held, so that it can be repeated and copied; a longer one is streamed
 _UNSAFE = re.compile(rb"[\x00-\x20\x7f-\xff#]")
 _SCORE = b"score"
+ENDPOINTS = b"/endpoints/"
+SWAGGER = b"swagger.json"  # below an endpoint: a document, not a question to the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ class Request:
             return refusals.BAD_REQUEST
         if not auth.accepts(live.digests, self.asked.authorization):
             return refusals.UNAUTHORIZED
+        if self.asked.websocket:
+            return refusals.NO_WEBSOCKET
         return refusals.TOO_LARGE if (self.asked.length or 0) > self.shared.max_body else None
 
     def choose(self) -> Refusal | None:
@@ -272,6 +276,27 @@ class Request:
         if self.first_ms is not None:
             fields.append((b"ms-azureml-model-time", b"%d" % self.first_ms))
         return fields
+
+
+def suffix(domain: str) -> bytes:
+    """What the host of an endpoint ends with, for `place`."""
+    return f".{domain.lower().strip('.')}".encode() if domain else b""
+
+
+def place(path: bytes, host: bytes, ending: bytes) -> tuple[str, bytes]:
+    """The endpoint a raw path is for, and the path below it; ("", b""): it is not for scoring.
+
+    Args:
+        ending: `.DOMAIN`, under which endpoints are names of hosts; empty: by path only.
+    """
+    if path.startswith(ENDPOINTS):
+        name, slash, rest = path[len(ENDPOINTS) :].partition(b"/")
+        return (name.decode("latin-1"), rest) if slash else ("", b"")
+    if ending:
+        host = host.partition(b":")[0].lower()
+        if host.endswith(ending):
+            return host[: -len(ending)].decode("latin-1"), path[1:]
+    return "", b""
 
 
 def of_error(connection: Connection, length: int) -> list[headers.Field]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -19,8 +19,9 @@ from headgate.evidence import Batch, PairKind, add
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable, seal
 from headgate_kit import listen
 from headgate_kit.layout import DataFolder
-from headgate_router.dataplanes.builtin import guard
-from headgate_router.main import Settings, Worker
+from headgate_router.dataplanes.builtin.guard import Guarded
+from headgate_router.dataplanes.builtin.protocol import CallerConnection
+from headgate_router.main import ASGI, BUILTIN, Settings, Worker
 
 KEY = "the-key"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
@@ -150,8 +151,18 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+PLANES = {"now": ASGI}  # which data path `router` starts
+
+
+@pytest.fixture(params=[BUILTIN, ASGI], autouse=True)
+def plane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs on both data paths."""
+    monkeypatch.setitem(PLANES, "now", request.param)
+
+
 @asynccontextmanager
 async def router(folder: Path, **settings: Any) -> AsyncIterator[System]:
+    settings = {"dataplane": PLANES["now"], **settings}
     worker = Worker(Settings(DataFolder(folder), "router-0", **settings))
     sock = listen.bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -683,8 +694,9 @@ def test_connections_that_send_too_slowly_expire(tmp_path: Path) -> None:
             stalled.write(b"content-length: 10\r\n\r\nhalf")
             connections = system.worker._server.server_state.connections
             await until(lambda: len(connections) == 2 and system.worker.book.in_flight == 1)
-            now = max(one._since for one in connections if isinstance(one, guard.Guarded))
-            expired = {later: sum(one.expired(now + later) for one in connections) for later in (10, 20, 40)}
+            every = cast(set[Guarded | CallerConnection], connections)
+            now = max(one._since for one in every)
+            expired = {later: sum(one.expired(now + later) for one in every) for later in (10, 20, 40)}
             assert expired == {10: 0, 20: 1, 40: 2}
             silent.close()
             stalled.close()

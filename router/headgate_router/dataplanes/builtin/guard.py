@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -19,6 +19,7 @@ BODY_S = 30.0  # without a byte of a request body that is not whole
 SWEEP_S = 1.0
 LINGER_S = 1.0  # a drained connection may still bring a request that is on its way
 
+_FRAMING = (b"content-length", b"transfer-encoding")
 _TOO_LONG = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
     b"content-length: 74\r\n\r\n"
@@ -36,6 +37,12 @@ class Guarded(HttpToolsProtocol):
         self._complete = False  # a head was completed by the bytes fed last
         self._awaits_head = True
         self._draining = False
+        self.on_lost: Callable[[], None] | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
     def data_received(self, data: bytes) -> None:
         self._complete = False
@@ -59,6 +66,9 @@ class Guarded(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._awaits_head = False
         self._complete = True
+        if self.parser.should_upgrade() and any(name in _FRAMING for name, _ in self.headers):
+            # The parser takes what follows for another protocol, not for a body: it could be read as a request.
+            raise ValueError("an upgrade with a body")
         super().on_headers_complete()
         if self._draining and self.cycle is not None:
             self.cycle.keep_alive = False  # its task has not begun: the answer will say `connection: close`
@@ -82,12 +92,24 @@ class Guarded(HttpToolsProtocol):
         reads = self.cycle is not None and self.cycle.more_body and not self.flow.read_paused
         return bool(reads) and now - self._since > BODY_S
 
+    def expire(self) -> None:
+        self.transport.abort()
 
-async def sweep(connections: Callable[[], Iterable[object]]) -> None:
+
+class Expires(Protocol):
+    """A connection whose caller may take too long."""
+
+    def expired(self, now: float) -> bool: ...
+
+    def expire(self) -> None:
+        """Ends it."""
+
+
+async def sweep(connections: Callable[[], Iterable[Expires]]) -> None:
     """Ends connections that take too long; runs until cancelled."""
     while True:
         await asyncio.sleep(SWEEP_S)
         now = time.monotonic()
         for connection in list(connections()):
-            if isinstance(connection, Guarded) and connection.expired(now):
-                connection.transport.abort()
+            if connection.expired(now):
+                connection.expire()

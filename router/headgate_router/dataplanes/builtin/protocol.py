@@ -1,0 +1,473 @@
+"""The caller's connection as a protocol inside uvicorn: scoring requests by callbacks, everything else by uvicorn.
+
+A head is fed to the parser as far as its end and no further, a body as far as its end: so nothing of a next request is
+read before the one before it is answered, and what the parser has not seen can be handed over, byte for byte, to
+uvicorn's own protocol (documents, metrics, health, targets in absolute form). Limits hold while bytes come in. Refuses
+to read on when framing can be understood in two ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from headgate_router import headers, refusals
+from headgate_router.dataplanes.builtin.exchange import Exchange
+from headgate_router.dataplanes.builtin.guard import BODY_S, HEAD_S, LINGER_S, MAX_HEAD, Guarded
+from headgate_router.refusals import Refusal
+from headgate_router.request import SWAGGER, Desk, place
+
+IDLE_S = 75.0  # longer than load balancers keep theirs, so that the caller's side is the one that closes
+STALL_S = 60.0  # an answer of which the caller reads nothing for so long is ended
+MAX_LATER = 64 * 1024  # bytes of further requests that wait while one is answered
+MAX_REST = 64 * 1024  # bytes of a refused request's body that are read to keep the connection
+OVERHEAD = 16  # bytes of chunk framing that each byte of a body may cost, beyond what a head may
+CONNECTIONS = 32_768
+_END = b"\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Doors:
+    """What the connections of a worker share."""
+
+    desk: Desk
+    suffix: bytes = b""  # of hosts, `.DOMAIN`
+    most: int = CONNECTIONS
+    most_of_one: int = CONNECTIONS // 2  # of one client address
+    clients: Counter[str] = field(default_factory=Counter)
+    refused: int = 0  # connections
+
+    def enter(self, client: str, now_open: int) -> bool:
+        """Whether one more connection from there is taken."""
+        if now_open >= self.most or (client and self.clients[client] >= self.most_of_one):
+            self.refused += 1
+            return False
+        self.clients[client] += 1
+        return True
+
+    def leave(self, client: str) -> None:
+        self.clients[client] -= 1
+        if not self.clients[client]:
+            del self.clients[client]
+
+
+def protocol(doors: Doors) -> type[asyncio.Protocol]:
+    """The class for uvicorn's `http=`, bound to what its connections share."""
+
+    class Bound(CallerConnection):
+        def __init__(
+            self,
+            config: Config,
+            server_state: ServerState,
+            app_state: dict[str, Any],
+            _loop: asyncio.AbstractEventLoop | None = None,
+        ) -> None:
+            def other() -> Guarded:
+                return Guarded(config=config, server_state=server_state, app_state=app_state, _loop=_loop)
+
+            super().__init__(doors, server_state, other)
+
+    return Bound
+
+
+class CallerConnection(asyncio.Protocol):
+    """One connection of a caller. At most one request of it is open; the next begins when its answer is out."""
+
+    def __init__(self, doors: Doors, state: ServerState, other: Callable[[], Guarded]) -> None:
+        self._doors = doors
+        self._state = state
+        self._open: set[Any] = state.connections
+        self._other = other  # uvicorn's protocol, for what is not scoring
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self._client = ""
+        self._since = 0.0  # monotonic: when what is awaited now was begun to be awaited
+        self._idle_s = HEAD_S
+        self._draining = False
+        self._ending = False  # what still comes is thrown away
+        self._feeding = False
+        self._held = False
+        self._slow = False  # the caller has not taken what was written
+        self._later = bytearray()
+        self._unread = 0  # bytes of answers the caller had not taken at the last look
+        self._stalled = 0.0  # since when that is so
+        self._exchange: Exchange | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        """Before a request."""
+        self._raw = bytearray()  # of a head that came in pieces
+        self._url = b""
+        self._fields: list[headers.Field] = []
+        self._pieces: list[bytes] = []
+        self._headed = False
+        self._whole = False
+        self._replied = False
+        self._keep = True
+        self._upgrade = False
+        self._old = False  # HTTP/1.0
+        self._twice = False
+        self._rest: int | None = None  # bytes of the body to come; None: it is chunked
+        self._tail = b""  # the last bytes of a chunked body
+        self._overhead = MAX_HEAD
+
+    # asyncio.Protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._since = time.monotonic()
+        peer = transport.get_extra_info("peername")
+        client = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        if self._doors.enter(client, len(self._open)):
+            self._client = client
+            self._open.add(self)
+        else:
+            self._doors.desk.book.no_endpoint(refusals.CROWDED.status)
+            self._ending = True
+            self._refuse(refusals.CROWDED)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self in self._open:
+            self._open.discard(self)
+            self._doors.leave(self._client)
+        self._ending = True
+        self._later.clear()
+        if self._exchange is not None:
+            self._exchange.leave()
+            self._exchange = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._ending:
+            return
+        if self._later:
+            self._keep_for_later(data)
+        else:
+            self._feed(data)
+
+    def pause_writing(self) -> None:
+        self._slow = True
+        if self._exchange is not None:
+            self._exchange.slow(True)
+
+    def resume_writing(self) -> None:
+        self._slow = False
+        if self._exchange is not None:
+            self._exchange.slow(False)
+        elif not self._ending and not self._feeding:
+            self._go_on()
+
+    # Reading.
+
+    def _feed(self, data: bytes) -> None:
+        self._feeding = True
+        try:
+            while data and not self._ending:
+                if self._exchange is not None and not self._whole:
+                    data = self._body(data)
+                elif self._exchange is None and not self._slow:
+                    data = self._head(data)
+                else:
+                    self._keep_for_later(data)
+                    return
+        finally:
+            self._feeding = False
+
+    def _keep_for_later(self, data: bytes) -> None:
+        self._later += data
+        if len(self._later) > MAX_LATER:
+            self.hold()
+
+    def _head(self, data: bytes) -> bytes:
+        """Feeds the parser up to the end of a head; what follows it."""
+        raw = self._raw
+        before = bytes(raw[-3:])
+        found = (before + data).find(_END) if before else data.find(_END)
+        cut = found + len(_END) - len(before) if found >= 0 else len(data)
+        piece, rest = (data, b"") if cut == len(data) else (data[:cut], data[cut:])
+        if not raw and found < 0 and self._idle_s == IDLE_S:
+            self._since = time.monotonic()
+        if len(raw) + len(piece) > MAX_HEAD:
+            self._fail(refusals.HEAD_TOO_LARGE)
+            return b""
+        if not self._parsed(piece):
+            return b""
+        if not self._headed:
+            raw += piece
+            return rest
+        self._begin(bytes(raw) + piece if raw else piece, rest)
+        return b"" if self._ending else rest
+
+    def _parsed(self, piece: bytes) -> bool:
+        """Feeds the parser; False: it is not HTTP, and the connection ends."""
+        try:
+            self._parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            self._upgrade = True
+        except httptools.HttpParserError:
+            self._fail(refusals.BAD_REQUEST)
+            return False
+        if self._twice:
+            self._fail(refusals.BAD_REQUEST)
+        return not self._twice
+
+    def _begin(self, head: bytes, rest: bytes) -> None:
+        """A head is whole."""
+        parser = self._parser
+        version: str = parser.get_http_version()
+        method: bytes = parser.get_method()
+        if version not in ("1.1", "1.0") or method == b"CONNECT":
+            self._fail(refusals.VERSION if version not in ("1.1", "1.0") else refusals.BAD_REQUEST)
+            return
+        path, _, query = self._url.partition(b"?")
+        suffix = self._doors.suffix
+        name, below = place(path, headers.find(self._fields, b"host") if suffix else b"", suffix)
+        if not name or path[:1] != b"/" or (below == SWAGGER and method == b"GET"):
+            self._hand_over(head + rest)
+            return
+        self._old = version == "1.0"
+        self._keep = not self._old and parser.should_keep_alive()
+        exchange = Exchange(self._doors.desk, self, name, below, method, query, self._fields, version)
+        asked = exchange.asked
+        self._rest = None if asked.coded else asked.length or 0
+        if self._upgrade:  # the parser takes the message to end here: a body is counted by us
+            asked.ambiguous |= asked.coded
+            self._whole = not self._rest
+        self._since = time.monotonic()
+        self._exchange = exchange
+        exchange.head(complete=self._whole)
+        if self._replied and self._whole and not self._ending:
+            self._next()
+
+    def _body(self, data: bytes) -> bytes:
+        """Feeds the parser up to the end of a body; what follows it."""
+        self._since = time.monotonic()
+        if self._rest is None:
+            fed = self._chunked(data)
+        else:
+            fed = min(len(data), self._rest)
+            self._rest -= fed
+            self._counted(data if fed == len(data) else data[:fed])
+        exchange, pieces, self._pieces = self._exchange, self._pieces, []
+        if self._ending or exchange is None:
+            return b""
+        if self._rest is None:
+            self._overhead += OVERHEAD * sum(map(len, pieces)) - fed
+            if self._overhead < 0:  # endless chunk extensions, or trailers
+                self._fail(refusals.BAD_REQUEST)
+                return b""
+        for piece in pieces:
+            exchange.body(piece)
+        if self._whole and not self._ending:
+            exchange.complete()
+            if self._replied and not self._ending:
+                self._next()
+        return b"" if self._ending else data[fed:]
+
+    def _counted(self, piece: bytes) -> None:
+        """Part of a body of a declared length."""
+        if self._upgrade:
+            self._pieces.append(piece)
+            self._whole = not self._rest
+        elif self._parsed(piece) and self._whole != (not self._rest):
+            self._fail(refusals.BAD_REQUEST)
+
+    def _chunked(self, data: bytes) -> int:
+        """Part of a chunked body: fed piece by piece, each up to where the body might end; the bytes fed."""
+        straddles = (self._tail + data[:3]).find(_END)
+        cut = straddles + len(_END) - len(self._tail) if straddles >= 0 else 0
+        start = 0
+        while start < len(data):
+            if not cut:
+                found = data.find(_END, max(0, start - 3))
+                cut = found + len(_END) if found >= 0 else len(data)
+            if not self._parsed(data[start:cut]) or self._whole:
+                break
+            start, cut = cut, 0
+        else:
+            cut = len(data)
+        self._tail = (self._tail + data[max(0, cut - 3) : cut])[-3:]
+        return cut
+
+    def _hand_over(self, data: bytes) -> None:
+        """Not ours: uvicorn's protocol gets the connection, with every byte of this request and what followed."""
+        self._ending = True
+        client, doors = self._client, self._doors
+        self._open.discard(self)
+        other = self._other()
+        other.on_lost = lambda: doors.leave(client)
+        self._transport.set_protocol(other)
+        other.connection_made(self._transport)
+        other.data_received(data)
+        if self._draining:
+            other.shutdown()
+
+    # httptools callbacks: they only note what was read.
+
+    def on_message_begin(self) -> None:
+        self._twice = self._headed  # never: nothing is fed beyond the end of a message
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._headed:  # else a trailer: dropped
+            self._fields.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._headed = True
+
+    def on_body(self, chunk: bytes) -> None:
+        self._pieces.append(chunk)
+
+    def on_message_complete(self) -> None:
+        self._whole = True
+
+    # What a request asks of its connection.
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def hold(self) -> None:
+        if not self._held and not self._transport.is_closing():
+            self._held = True
+            self._transport.pause_reading()
+
+    def release(self) -> None:
+        if self._held:
+            self._held = False
+            self._since = time.monotonic()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def abort(self) -> None:
+        self._ending = True
+        if self._old:  # the end of the connection may be the end of the answer: only a reset says that it is not
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    def date(self) -> Sequence[headers.Field]:
+        return self._state.default_headers
+
+    def stays(self) -> bool:
+        rest = 0 if self._whole else self._rest
+        self._keep = self._keep and not self._draining and rest is not None and rest <= MAX_REST
+        return self._keep
+
+    def answered(self) -> None:
+        self._replied = True
+        if not self._keep:
+            self._finish()
+        elif self._whole:
+            if not self._feeding:
+                self._next()
+        else:
+            self.release()
+
+    def _next(self) -> None:
+        """The request is read and answered."""
+        self._exchange = None
+        self._reset()
+        self._idle_s = IDLE_S
+        self._since = time.monotonic()
+        self.release()
+        if self._draining:
+            asyncio.get_running_loop().call_later(LINGER_S, self._close_idle)
+        if not self._feeding and not self._slow:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Reads what came meanwhile."""
+        later = bytes(self._later)
+        self._later.clear()
+        self.release()
+        if later:
+            self._feed(later)
+
+    # Ending.
+
+    def _fail(self, refusal: Refusal) -> None:
+        """What came cannot be read as a request: says so, unless an answer was begun, and ends."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            self._doors.desk.book.no_endpoint(refusal.status)
+        elif exchange.ended:
+            self._finish()
+            return
+        else:
+            exchange.leave()
+            if exchange.begun:
+                self.abort()
+                return
+        self._refuse(refusal)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        body = refusal.body()
+        fields = [*self._state.default_headers, (b"content-type", b"application/json"), *refusal.fields]
+        head = b"HTTP/1.1 %d \r\n%b" % (refusal.status, b"".join([b"%b: %b\r\n" % field for field in fields]))
+        self._transport.write(b"%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+        self._finish()
+
+    def _finish(self) -> None:
+        """Ends the connection when all is written; what the caller is still sending is read for a while, or it might
+        lose the answer.
+        """
+        transport = self._transport
+        self._ending = True
+        self._later.clear()
+        if self._whole or transport.is_closing():
+            transport.close()
+            return
+        self.release()
+        if transport.can_write_eof():
+            transport.write_eof()
+        asyncio.get_running_loop().call_later(LINGER_S, transport.close)
+
+    def shutdown(self) -> None:
+        """Drains: an idle connection is not closed in the face of a request that is already on its way."""
+        self._draining = True
+        if self._exchange is None:
+            asyncio.get_running_loop().call_later(LINGER_S, self._close_idle)
+
+    def _close_idle(self) -> None:
+        if self._exchange is None:
+            self._transport.close()
+
+    # Time, looked at by `guard.sweep`.
+
+    def expired(self, now: float) -> bool:
+        """Whether the caller has been silent, or has not read, for too long."""
+        if self._transport.is_closing():
+            unread = self._transport.get_write_buffer_size()
+        elif self._exchange is None:
+            return now - self._since > (HEAD_S if self._raw else self._idle_s)
+        elif not self._whole and not self._held:
+            return now - self._since > BODY_S
+        else:
+            unread = self._transport.get_write_buffer_size()
+        if not unread or unread != self._unread:
+            self._unread, self._stalled = unread, now
+            return False
+        return now - self._stalled > STALL_S
+
+    def expire(self) -> None:
+        """Says why, if a request was begun and nothing of an answer."""
+        silent = self._exchange is None and not self._raw
+        begun = self._exchange is not None and (self._exchange.begun or self._whole)
+        if self._ending or silent or begun or self._transport.is_closing():
+            self._transport.abort()
+        else:
+            self._fail(refusals.TOO_SLOW)
