@@ -184,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             worker=arguments.worker,
             domain=arguments.domain,
             max_body=arguments.max_body,
+            dataplane=arguments.dataplane,
             control=arguments.control,
             token_file=arguments.token_file,
             offer=offer,
