@@ -32,7 +32,7 @@ from headgate_router import app
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.asgi import DataPath
 from headgate_router.dataplanes.builtin.guard import Expires, Guarded, sweep
-from headgate_router.dataplanes.builtin.protocol import Doors, protocol
+from headgate_router.dataplanes.builtin.protocol import CONNECTIONS, Doors, protocol
 from headgate_router.feed import Announced, Feed
 from headgate_router.metrics import RouterCollector
 from headgate_router.mirror import Mirrors
@@ -58,6 +58,8 @@ class Settings:
     control: str = ""  # the control API's URL; empty: what the data folder says
     token_file: Path | None = None  # the control API's token; None: the data folder's
     dataplane: str = ASGI  # or BUILTIN
+    connections: int = CONNECTIONS  # of callers
+    client_connections: int = CONNECTIONS // 2  # of one client address
     offer: Path | None = None  # where the listening socket is handed to a new supervisor; None: it is not
 
 
@@ -74,7 +76,7 @@ class Worker:
         self.feed = Feed(settings.data, settings.worker, self.routes, self.book, draws, announced=announced)
         collector = RouterCollector(settings.worker, self.routes, self.book, self.mirrors, self.feed, time.monotonic)
         desk = Desk(self.routes, self.book, self.mirrors, draws, settings.max_body)
-        self.doors = Doors(desk, suffix(settings.domain))
+        self.doors = Doors(desk, suffix(settings.domain), settings.connections, settings.client_connections)
         self.app = app.Front(DataPath(desk), app.build(self.routes, collector), settings.domain)
 
         self._server = _Server(self._config())
@@ -162,6 +164,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--domain", default="localhost", help="NAME.DOMAIN is endpoint NAME; empty: by path only")
     parser.add_argument("--max-body", type=int, default=MAX_BODY, help="bytes of a request body")
     parser.add_argument("--dataplane", choices=(BUILTIN, ASGI), default=ASGI, help="how scoring requests are passed on")
+    parser.add_argument("--connections", type=int, default=CONNECTIONS, help="of callers, at once")
+    parser.add_argument("--client-connections", type=int, default=CONNECTIONS // 2, help="of one client address")
     parser.add_argument("--offer", type=Path, help="Unix socket that hands out the listening socket")
     return parser.parse_args(argv)
 
@@ -185,6 +189,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             domain=arguments.domain,
             max_body=arguments.max_body,
             dataplane=arguments.dataplane,
+            connections=arguments.connections,
+            client_connections=arguments.client_connections,
             control=arguments.control,
             token_file=arguments.token_file,
             offer=offer,
