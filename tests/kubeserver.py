@@ -193,7 +193,7 @@ class KubeServer:
     def answer(self, asked: Asked) -> tuple[int, Object]:
         with self.lock:
             self._check(asked)
-            if asked.plural == "selfsubjectaccessreviews":
+            if asked.plural in ("selfsubjectaccessreviews", "subjectaccessreviews"):
                 return 201, self._review(asked.body)
             match asked.verb:
                 case "get":

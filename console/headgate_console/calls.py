@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import sys
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -30,7 +31,7 @@ TOLD = ("headgate-revision", "azureml-model-deployment", "x-ms-request-id", "ms-
 def invoke(endpoint: str, body: BinaryIO, deployment: str, headers: tuple[str, ...], data: str | None) -> Exit:
     """Send one request as a caller would; the answer goes to stdout, its status and revision with -v to stderr."""
     control = open_control(data)
-    url = control.endpoint(endpoint).url
+    url = reachable(control.endpoint(endpoint).url)
     sent = {"content-type": "application/json", "authorization": f"Bearer {control.keys(endpoint)['primary']}"}
     if deployment:
         sent[DEPLOYMENT_HEADER] = deployment
@@ -44,6 +45,12 @@ def invoke(endpoint: str, body: BinaryIO, deployment: str, headers: tuple[str, .
     return Exit.OK if status < 300 else Exit.NOT_FOUND if status == 404 else Exit.REFUSED
 
 
+def reachable(url: str) -> str:
+    """Where this machine reaches the router: $HEADGATE_ROUTER stands for it, e.g. through a port-forward."""
+    router = os.environ.get("HEADGATE_ROUTER", "")
+    return router.rstrip("/") + urlsplit(url).path if router else url
+
+
 def parsed(headers: tuple[str, ...]) -> dict[str, str]:
     pairs = [line.partition(":") for line in headers]
     if any(not colon for _, colon, _ in pairs):
@@ -54,7 +61,8 @@ def parsed(headers: tuple[str, ...]) -> dict[str, str]:
 def post(url: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
     """Status, headers in lower case, body. Raises: FindingsError `router-silent`."""
     place = urlsplit(url)
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=CALL_TIMEOUT_S)
+    kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
+    connection = kind(place.hostname or "", place.port, timeout=CALL_TIMEOUT_S)
     try:
         connection.request("POST", place.path or "/", body, headers)
         response = connection.getresponse()

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -30,10 +33,22 @@ CHUNK = 65_536
 TIMEOUT_S = 30.0  # the slowest answer is a rollback that first starts cold replicas: it answers when recorded, in 1 s
 
 
-class Control:
-    """The control API of one data folder. A new connection per question: a controller may restart between two."""
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A control API that is not on this machine: by its URL, with a token from a file or from the environment."""
 
-    def __init__(self, data: DataFolder, timeout_s: float = TIMEOUT_S) -> None:
+    url: str
+    token_file: Path | None = None
+    token: str = field(default="", repr=False)  # used when there is no file
+
+
+Door = DataFolder | Remote
+
+
+class Control:
+    """The control API of a data folder or a URL. A new connection per question: it may restart between two."""
+
+    def __init__(self, data: Door, timeout_s: float = TIMEOUT_S) -> None:
         self.data = data
         self.timeout_s = timeout_s
 
@@ -104,10 +119,13 @@ class Control:
     def _answer(self, method: str, path: str, body: Any, timeout_s: float | None) -> Iterator[http.client.HTTPResponse]:
         """Raises: FindingsError: what the controller refused with, or `not-running`, also when it ends meanwhile."""
         place = urlsplit(control_url(self.data))
-        connection = http.client.HTTPConnection(place.hostname or "127.0.0.1", place.port, timeout=timeout_s)
+        kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
+        connection = kind(place.hostname or "127.0.0.1", place.port, timeout=timeout_s)
         headers = {"Authorization": f"Bearer {token(self.data)}", "Content-Type": "application/json"}
         try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            connection.request(
+                method, place.path.rstrip("/") + path, None if body is None else json.dumps(body), headers
+            )
             with connection.getresponse() as response:
                 if response.status >= 400:
                     raise FindingsError(*refusals(path, response.status, response.read()))
@@ -119,12 +137,21 @@ class Control:
 
 
 def open_control(data: str | None) -> Control:
-    """The control API of --data, of $HEADGATE_DATA, or of the nearest data folder.
+    """The control API of --control or --data, of $HEADGATE_CONTROL or $HEADGATE_DATA, or of the nearest data folder.
 
     Raises: FindingsError `no-data-folder`.
     """
-    from pathlib import Path
+    from headgate_console import options
 
+    url, file = options.remote()
+    if url or (not data and (url := os.environ.get("HEADGATE_CONTROL", ""))):
+        named = file or os.environ.get("HEADGATE_TOKEN_FILE", "")
+        return Control(Remote(url, Path(named) if named else None, os.environ.get("HEADGATE_TOKEN", "")))
+    return Control(open_folder(data))
+
+
+def open_folder(data: str | None) -> DataFolder:
+    """The folder of --data, of $HEADGATE_DATA, or the nearest one. Raises FindingsError `no-data-folder`."""
     folder = DataFolder(Path(data)) if data else find()
     if folder is None or not folder.root.is_dir():
         where = data or "this folder or above it"
@@ -133,36 +160,61 @@ def open_control(data: str | None) -> Control:
                 code="no-data-folder",
                 message=f"no Headgate data folder in {where}",
                 why="the commands on the live system find it through the data folder `headgate up` made",
-                fix="run inside your endpoints repo, give --data DIR, or start it with `headgate up`",
+                fix="run inside your endpoints repo, give --data DIR, or start it with `headgate up`; "
+                "in a cluster: `kubectl headgate`, or --control URL",
                 place=Place(where),
             )
         )
-    return Control(folder)
+    return folder
 
 
-def control_url(data: DataFolder) -> str:
+def control_url(data: Door) -> str:
+    if isinstance(data, Remote):
+        return data.url
     try:
         return str(json.loads(data.control.read_bytes())["url"])
     except (OSError, ValueError, KeyError) as error:
         silent(data, error)
 
 
-def token(data: DataFolder) -> str:
+def token(data: Door) -> str:
+    if isinstance(data, Remote):
+        return _token_of(data)
     try:
         return data.token.read_text().strip()
     except OSError as error:
         silent(data, error)
 
 
-def silent(data: DataFolder, error: Exception) -> NoReturn:
+def _token_of(remote: Remote) -> str:
+    why = "neither --token-file nor HEADGATE_TOKEN is given"
+    try:
+        if found := remote.token_file.read_text().strip() if remote.token_file else remote.token:
+            return found
+    except OSError as error:
+        why = f"{remote.token_file}: {error.strerror}"
+    raise FindingsError(
+        Finding(
+            code="token-file",
+            message="there is no token for the control API",
+            why=why,
+            fix="kubectl get secret headgate-control has it, key `token`; `kubectl headgate` reads it by itself",
+            place=Place(remote.url),
+        )
+    )
+
+
+def silent(data: Door, error: Exception) -> NoReturn:
     """Raises the finding for a control API that does not answer."""
+    here = isinstance(data, DataFolder)
     raise FindingsError(
         Finding(
             code="not-running",
             message="the controller does not answer",
             why=f"{type(error).__name__}: {error}",
-            fix="start it with `headgate up`; callers are served by the router all the while, if that runs",
-            place=Place(str(data.root)),
+            fix=("start it with `headgate up`" if here else "`headgate doctor` says what is wrong in a cluster")
+            + "; callers are served by the router all the while, if that runs",
+            place=Place(str(data.root) if isinstance(data, DataFolder) else data.url),
         )
     ) from error
 

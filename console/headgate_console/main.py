@@ -39,6 +39,7 @@ VERBS = {
     "keys": "calls",
     "logs": "calls",
     "traffic": "edit",
+    "doctor": "doctor",
     "demo": "demo",
     "version": "about",
     "completion": "about",

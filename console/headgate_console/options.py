@@ -12,6 +12,7 @@ from headgate_console import print as out
 
 F = TypeVar("F", bound=Callable[..., Any])
 QUIET, VERBOSE = "headgate.quiet", "headgate.verbose"
+CONTROL, TOKEN_FILE = "headgate.control", "headgate.token-file"
 
 
 def _colour(ctx: click.Context, _: click.Parameter, off: bool) -> None:
@@ -72,11 +73,52 @@ def output(*formats: str, default: str = "table") -> Callable[[F], F]:
 
 
 def data() -> Callable[[F], F]:
-    return click.option(
+    """Which Headgate: the function gets `data`; `remote()` tells the rest."""
+
+    def decorated(function: F) -> F:
+        for option in reversed(_DOORS):
+            function = option(function)
+        return function
+
+    return decorated
+
+
+def _kept(key: str) -> Callable[[click.Context, click.Parameter, str], None]:
+    def keep(ctx: click.Context, _: click.Parameter, value: str) -> None:
+        ctx.meta[key] = value
+
+    return keep
+
+
+_DOORS = (
+    click.option(
         "--data",
         metavar="DIR",
         help="Data folder of the running Headgate. Default: $HEADGATE_DATA, else the nearest .headgate from here up.",
-    )
+    ),
+    click.option(
+        "--control",
+        metavar="URL",
+        default="",
+        expose_value=False,
+        callback=_kept(CONTROL),
+        help="Control API instead of a data folder. Default: $HEADGATE_CONTROL.",
+    ),
+    click.option(
+        "--token-file",
+        metavar="FILE",
+        default="",
+        expose_value=False,
+        callback=_kept(TOKEN_FILE),
+        help="With --control: its token. Default: $HEADGATE_TOKEN_FILE.",
+    ),
+)
+
+
+def remote() -> tuple[str, str]:
+    """--control and --token-file of the command that runs; empty: not given."""
+    context = click.get_current_context(silent=True)
+    return (context.meta.get(CONTROL, ""), context.meta.get(TOKEN_FILE, "")) if context else ("", "")
 
 
 def quiet() -> bool:

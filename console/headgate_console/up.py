@@ -22,7 +22,7 @@ import click
 
 from headgate.findings import Finding, FindingsError, Place
 from headgate_console import ground, live, options, supervisor
-from headgate_console.connect import Control, open_control
+from headgate_console.connect import Control, open_folder
 from headgate_console.exits import Exit
 from headgate_console.ground import DEFAULT_PORT, Ground
 from headgate_console.options import note
@@ -72,7 +72,7 @@ def up(
 @options.data()
 def down(data: str | None) -> Exit:
     """Stop everything: open requests are answered first, then the routers, the controller and the models stop."""
-    folder = open_control(data).data
+    folder = open_folder(data)
     try:
         with Locked(folder.lock, f"headgate down, process {os.getpid()}"):
             supervisor.stop_everything(folder, note)

@@ -137,6 +137,7 @@ SYSTEM: Mapping[str, Entry] = {
     "git-credentials": ("The folder with git's credentials lacks them.",
                         "Put `username` and `password`, or `ssh-privatekey` and `known_hosts` in it."),
     "control-url": ("The control API's URL cannot be dialled.", "Give `http://HOST:PORT`."),
+    "no-cluster-access": ("kubectl cannot do what the plugin needs.", "Check namespace and rights."),
     "token-file": ("The control API's token cannot be read.", "Mount the Secret that holds it."),
     "no-adapter": ("An adapter that was asked for is not installed.", "Install it, or name another."),
     "adapters-misfit": ("Two adapters that were asked for do not fit each other.", "Name a pair that does."),
