@@ -47,15 +47,19 @@ class Silent(Exception):
 
 
 class Control:
-    """The control API, as an op sees it: it may be away for `patience_s`, and come back at another address."""
+    """The control API, as an op sees it: it may be away for `patience_s`, and come back at another address.
 
-    def __init__(self, patience_s: float) -> None:
+    Args:
+        token: empty: what the environment says.
+    """
+
+    def __init__(self, patience_s: float, token: str = "") -> None:
         self.patience_s = patience_s
         self._url = os.environ.get(contract.ENV_CONTROL, "")
         self._file = os.environ.get(contract.ENV_CONTROL_FILE, "")
         if not self._url and not self._file:
             raise Ended(contract.FAILED, f"{contract.ENV_CONTROL} is not set: the URL of Headgate's control API")
-        self._token = _token()
+        self._token = token or _token()
 
     def post(self, path: str, body: Any) -> Any:
         """The reply's JSON. Raises Ended: refused, or nobody answered for `patience_s`."""

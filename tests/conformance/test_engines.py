@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hera.workflows import Container, Workflow
 
+from argoplayer import Player, server_writes
 from headgate import plugins
 from headgate.testing import ENGINE, Check, EngineCase, Wait
 from headgate_kit.layout import DataFolder
@@ -36,7 +37,20 @@ def pods(folder: Path) -> Iterator[Any]:
         kubelet.close()
 
 
-MADE: Mapping[str, Callable[[Path], AbstractContextManager[Any]]] = {"local": local, "pods": pods}
+@contextmanager
+def argo(folder: Path) -> Iterator[Any]:
+    """On an API server of ours, with a player of phases for a workflow controller."""
+    with KubeServer() as server:
+        player = Player(server.cluster(), server_writes(server))
+        yield ENGINES.adapters["argo"](DataFolder(folder), cluster=server.cluster(), settings=OpSettings())
+        player.close()
+
+
+MADE: Mapping[str, Callable[[Path], AbstractContextManager[Any]]] = {
+    "argo": argo,
+    "local": local,
+    "pods": pods,
+}
 
 
 def test_every_installed_engine_is_held_to_its_promises() -> None:

@@ -17,6 +17,7 @@ from headgate_pipelines import contract
 QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTP]i?)?")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?|")
 WHOLE = re.compile(r"-?\d{1,9}|")
+URL = re.compile(r"https?://[^\s\"'<>()\[\]]+|")
 PLUGIN, CONTAINER = "plugin", "container"
 PULL_POLICIES = "Always|IfNotPresent|Never"
 
@@ -49,6 +50,8 @@ class OpSettings:
         "HEADGATE_ARGO_BUILD_SEMAPHORE", "", r"[-a-z0-9.]+/[-._a-zA-Z0-9]+|", "CONFIGMAP/KEY: builds at once"
     )
     argo_kept_s: str = _setting("HEADGATE_ARGO_KEPT_S", "", r"\d{1,9}|", "a finished workflow is deleted after this")
+    commit_url: str = _setting("HEADGATE_COMMIT_URL", "", URL, "link to a commit, with {commit}: shown in Argo's UI")
+    endpoint_url: str = _setting("HEADGATE_ENDPOINT_URL", "", URL, "link to an endpoint, with {endpoint}: likewise")
 
 
 def from_environment(environment: Mapping[str, str]) -> OpSettings:
