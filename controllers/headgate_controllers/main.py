@@ -243,6 +243,11 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
     def published(_: RouteTable) -> None:
         news.ring(TABLE)
 
+    attend = getattr(engine, "attend", None)
+    if attend is not None:  # it asks for its ops itself, with no process of theirs
+        answered = attend(controller.ask, access.is_op_token)
+        heads.listen(lambda endpoint, _: answered(endpoint))
+
     heads.listen(recorded)
     routes.listen(published)
     shown = _resources(controller) if options.resources else None

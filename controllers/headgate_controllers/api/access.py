@@ -18,6 +18,9 @@ class Access:
         """Good for the ops of one rollout only; derived, so that nothing needs to be stored."""
         return "op_" + hmac.new(self._token.encode(), f"op:{rollout}".encode(), hashlib.sha256).hexdigest()
 
+    def is_op_token(self, rollout: str, token: str) -> bool:
+        return hmac.compare_digest(token.encode(), self.op_token(rollout).encode())
+
     def operator(self, request: Request) -> None:
         """A dependency: refuses with 401 whoever has not the operator token."""
         if not hmac.compare_digest(_presented(request).encode(), self._token.encode()):
