@@ -12,12 +12,15 @@ import click
 
 from headgate.findings import Finding, FindingsError, Place
 from headgate_console import options
-from headgate_console.connect import open_control
+from headgate_console.connect import Control, open_control
+from headgate_console.durations import Duration
 from headgate_console.exits import Exit
 from headgate_console.options import note
+from headgate_console.person import who
 from headgate_console.print import API_VERSION, labelled
 
 DEPLOYMENT_HEADER = "azureml-model-deployment"
+INVOKE_TOKEN_S = 60  # as short as a token may live: it is used at once
 CALL_TIMEOUT_S = 300.0  # above any request_timeout_ms: the router ends a slow request, not we
 TOLD = ("headgate-revision", "azureml-model-deployment", "x-ms-request-id", "ms-azureml-model-error-statuscode")
 
@@ -32,10 +35,12 @@ def invoke(endpoint: str, body: BinaryIO, deployment: str, headers: tuple[str, .
     """Send one request as a caller would; the answer goes to stdout, its status and revision with -v to stderr."""
     control = open_control(data)
     url = reachable(control.endpoint(endpoint).url)
-    sent = {"content-type": "application/json", "authorization": f"Bearer {control.keys(endpoint)['primary']}"}
+    sent = {"content-type": "application/json"} | parsed(headers)
+    if "authorization" not in sent:
+        sent["authorization"] = f"Bearer {credential(control, endpoint)}"
     if deployment:
         sent[DEPLOYMENT_HEADER] = deployment
-    status, told, answer = post(url, body.read(), sent | parsed(headers))
+    status, told, answer = post(url, body.read(), sent)
     if options.verbose() or status >= 300:
         click.echo(f"HTTP {status}", err=True)
         for name in TOLD:
@@ -49,6 +54,16 @@ def reachable(url: str) -> str:
     """Where this machine reaches the router: $HEADGATE_ROUTER stands for it, e.g. through a port-forward."""
     router = os.environ.get("HEADGATE_ROUTER", "")
     return router.rstrip("/") + urlsplit(url).path if router else url
+
+
+def credential(control: Control, endpoint: str) -> str:
+    """The primary key, or a token that lives just long enough. Raises FindingsError: only another issuer has one."""
+    try:
+        return control.keys(endpoint)["primary"]
+    except FindingsError as error:
+        if error.findings[0].code != "auth-mode":
+            raise
+    return str(control.token(endpoint, INVOKE_TOKEN_S, who())["token"])
 
 
 def parsed(headers: tuple[str, ...]) -> dict[str, str]:
@@ -83,7 +98,7 @@ def post(url: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str,
 
 @click.group(cls=options.Noun)
 def keys() -> None:
-    """Show and change the two keys of an endpoint."""
+    """Show and change the credentials of an endpoint."""
 
 
 @keys.command()
@@ -100,13 +115,36 @@ def show(endpoint: str, output: str, data: str | None) -> Exit:
 
 @keys.command()
 @click.argument("endpoint")
+@click.option("--ttl", type=Duration(), default="1h", show_default=True, help="How long it is good for; at most 24h.")
+@options.output("table", "json", "yaml")
+@options.data()
+def token(endpoint: str, ttl: float, output: str, data: str | None) -> Exit:
+    """Issue a token for callers of an endpoint with `auth_mode: aml_token`; the table form prints the token alone."""
+    issued = open_control(data).token(endpoint, int(ttl), who())
+    document = {"apiVersion": API_VERSION, "kind": "EndpointToken", "endpoint": endpoint, **issued}
+    options.emit(document, output, lambda: [str(issued["token"])])
+    return Exit.OK
+
+
+@keys.command()
+@click.argument("endpoint")
 @click.option(
-    "--key-type", type=click.Choice(["primary", "secondary"]), default="primary", show_default=True, help="Which one."
+    "--key-type",
+    type=click.Choice(["primary", "secondary", "signing"]),
+    default="primary",
+    show_default=True,
+    help="Which one; signing: what tokens are signed with.",
 )
 @options.data()
 def rotate(endpoint: str, key_type: str, data: str | None) -> Exit:
-    """Replace one key; the other goes on working, so callers change without an outage."""
+    """Replace one key; the other goes on working, so callers change without an outage.
+
+    A new signing key takes back every token issued before.
+    """
     open_control(data).rotate(endpoint, key_type)
+    if key_type == "signing":
+        note(f"{endpoint}: tokens issued before are refused from now on; `headgate keys token {endpoint}` issues one")
+        return Exit.OK
     other = "secondary" if key_type == "primary" else "primary"
     note(f"{endpoint}: new {key_type} key, the {other} one is unchanged; `headgate keys show {endpoint}` prints both")
     return Exit.OK

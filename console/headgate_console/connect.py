@@ -81,6 +81,11 @@ class Control:
     def keys(self, name: str) -> dict[str, str]:
         return codec.decode(dict[str, str], self.get(f"/endpoints/{quote(name, safe='')}/keys"))
 
+    def token(self, name: str, ttl_s: int, who: str) -> dict[str, Any]:
+        """`token`, and `expires_at` in Unix time."""
+        asked = {"ttl_s": ttl_s, "who": who}
+        return codec.decode(dict[str, Any], self.post(f"/endpoints/{quote(name, safe='')}/token", asked))
+
     def rotate(self, name: str, which: str) -> dict[str, Any]:
         return codec.decode(
             dict[str, Any], self.post(f"/endpoints/{quote(name, safe='')}/keys/rotate", {"which": which})

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-import subprocess
 import time
 from typing import Any
 
@@ -18,6 +15,7 @@ from headgate_console.connect import Control, open_control
 from headgate_console.durations import Duration
 from headgate_console.exits import Exit
 from headgate_console.options import note
+from headgate_console.person import who
 from headgate_console.print import document, rfc3339
 
 FOLLOW_EVERY_S = 0.5
@@ -255,12 +253,3 @@ def event_document(event: dict[str, Any]) -> dict[str, Any]:
 def event_line(event: dict[str, Any]) -> str:
     where = "/".join(str(event[key]) for key in ("endpoint", "op") if event.get(key))
     return f"{rfc3339(float(event['at']))}  {where:<24}  {event['kind']:<20}  {event['message']}"
-
-
-def who() -> str:
-    """The person, as git knows them; else the account's name."""
-    try:
-        asked = subprocess.run(["git", "config", "user.email"], capture_output=True, text=True, check=False)
-        return asked.stdout.strip() or getpass.getuser()
-    except (OSError, KeyError):  # no git, or an account without a name, as in some containers
-        return f"user {os.getuid()}"

@@ -21,7 +21,7 @@ from headgate.control import (
     VerdictStatus,
 )
 from headgate.draft import Draft
-from headgate.findings import Finding, HeadgateError, TransientError
+from headgate.findings import Finding, FindingsError, HeadgateError, TransientError
 from headgate.ports import Platform
 from headgate.rollout import Event, Head, Rollout
 from headgate.table import EndpointRoute
@@ -37,6 +37,7 @@ from headgate_controllers.repo import EndpointsRepo
 from headgate_controllers.routes import Routes, Workers
 from headgate_controllers.secrets import KeyStore
 from headgate_controllers.status import agrees_with_git, endpoint_status, rollout_status
+from headgate_controllers.tokens import Issued, Signers, wrong_mode
 from headgate_controllers.traces import emit
 from headgate_controllers.verdicts import Verdicts
 from headgate_controllers.verify import drift
@@ -67,6 +68,7 @@ class Controller:
         platform: Platform,
         repo: EndpointsRepo,
         secrets: KeyStore,
+        signers: Signers,
         access: Access,
         router_url: Callable[[], str],
         room: Callable[[], tuple[Finding, ...]],
@@ -84,6 +86,7 @@ class Controller:
         self._platform = platform
         self._repo = repo
         self._secrets = secrets
+        self._signers = signers
         self._router_url = router_url
         self._room = room
         self._clock = clock
@@ -269,16 +272,36 @@ class Controller:
         return message
 
     def keys(self, name: str) -> Mapping[str, str]:
-        self._head(name)
+        """Raises FindingsError: the endpoint takes no keys."""
+        self._takes(name, "key")
         keys = self._secrets.keys(name)
         return {"primary": keys.primary, "secondary": keys.secondary}
 
+    def token(self, name: str, ttl_s: int, who: str) -> Issued:
+        """Raises FindingsError: the endpoint takes no tokens of ours. ValueError: it may not live so long."""
+        self._takes(name, "aml_token")
+        issued = self._signers.issue(name, ttl_s, who)
+        self.heads.change(name, lambda draft: draft.say("token.issued", f"to {who}, for {ttl_s} s"))
+        return issued
+
     def rotate(self, name: str, which: str) -> Mapping[str, str]:
-        self._head(name)
-        self._secrets.rotate(name, which)
+        """A new key; `signing`: a new key pair, which takes back every token. Raises FindingsError, as those two."""
+        signing = which == "signing"
+        self._takes(name, "aml_token" if signing else "key")
+        if signing:
+            self._signers.replace(name)
+        else:
+            self._secrets.rotate(name, which)
         self.reconciler.wake(name)
         self.heads.change(name, lambda draft: draft.say("keys.rotated", f"{which} key"))
-        return self.keys(name)
+        return {} if signing else self.keys(name)
+
+    def _takes(self, name: str, mode: str) -> None:
+        head = self._head(name)
+        target = head.asked or (head.stable.target if head.stable else None)
+        asked = target.router.auth_mode if target else "key"
+        if asked != mode:
+            raise FindingsError(wrong_mode(name, asked))
 
     def logs(self, name: str, deployment: str, kind: str, follow: bool) -> Iterator[bytes]:
         self._head(name)

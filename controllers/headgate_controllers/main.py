@@ -43,6 +43,7 @@ from headgate_controllers.repo import EndpointsRepo
 from headgate_controllers.room import room
 from headgate_controllers.routes import Routes, Workers
 from headgate_controllers.secrets import KeyStore
+from headgate_controllers.tokens import Signers
 from headgate_kit import log, telemetry
 
 if TYPE_CHECKING:  # only a controller in a cluster needs the package `kubernetes`
@@ -206,6 +207,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         settings=lambda: commits.settings,
         wake=wake,
     )
+    signers = Signers(secrets, time.time)
     reconciler = Reconciler(
         commits=commits,
         heads=heads,
@@ -216,6 +218,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         engine=engine,
         acts=acts,
         keys=secrets.digests,
+        signers=signers.public,
         clock=clock,
     )
     holder.append(reconciler)
@@ -230,6 +233,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         platform=platform,
         repo=repo,
         secrets=secrets,
+        signers=signers,
         access=access,
         router_url=lambda: start.router_url(options),
         room=lambda: room(data.root),

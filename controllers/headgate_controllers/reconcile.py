@@ -54,6 +54,7 @@ class Reconciler:
         engine: Engine,
         acts: Acts,
         keys: Callable[[str], Sequence[str]],
+        signers: Callable[[str], Sequence[str]],
         clock: Callable[[], float],
     ) -> None:
         self._commits = commits
@@ -66,6 +67,7 @@ class Reconciler:
         self._engine = engine
         self._acts = acts
         self._keys = keys
+        self._signers = signers
         self._clock = clock
         self._news = threading.Condition()
         self._due: list[tuple[float, str]] = []
@@ -155,6 +157,12 @@ class Reconciler:
             for endpoint in endpoints:
                 self.wake(endpoint, RETRY_S)
 
+    def _route(self, head: Head, seen: Seen) -> EndpointRoute | None:
+        mode = head.asked.router.auth_mode if head.asked else ""
+        keys = self._keys(head.endpoint) if mode == "key" else ()
+        signers = self._signers(head.endpoint) if mode == "aml_token" else ()
+        return route(head, seen.replicas, keys, self._service, signers)
+
     def _passes(self, endpoints: Sequence[str]) -> None:
         """Decide for all, publish once, then act: traffic moves before anything slow is done."""
         decided: list[tuple[Head, Seen]] = []
@@ -162,8 +170,7 @@ class Reconciler:
         for endpoint in endpoints:
             try:
                 head, seen = self._decide(endpoint)
-                keys = self._keys(endpoint) if head.asked else ()
-                changed[endpoint] = route(head, seen.replicas, keys, self._service)
+                changed[endpoint] = self._route(head, seen)
                 decided.append((head, seen))
             except TransientError as error:
                 log.warning("%s: the pass broke off and is tried again: %s", endpoint, error)

@@ -70,6 +70,7 @@ REPOSITORY: Mapping[str, Entry] = {
     "conda-file": ("A line of a conda file cannot become a Python requirement.",
                    "Write it as `name==version`, below `pip:` if need be."),
     "instance-type": ("An instance type that headgate.yml does not know.", "Use one it lists, or add it."),
+    "oidc-missing": ("`auth_mode: aad_token` without `oidc:` in headgate.yml.", "Say there whose tokens are taken."),
     "secret-reference": ("A reference to a secret in Azure.", "Have the script read the secret from the machine."),
 }  # fmt: skip
 
@@ -116,6 +117,7 @@ SYSTEM: Mapping[str, Entry] = {
     "no-work-tree": ("A bare repository has no files to compare.", "Name two commits: BASE..HEAD."),
     "not-empty": ("The folder has files in it.", "Name a new folder."),
     "not-found": ("There is no such thing.", "Check its name."),
+    "auth-mode": ("The endpoint takes another kind of credential.", "Follow the remedy in the finding."),
     "not-running": ("Nothing of that name runs.", "`headgate status` shows what does."),
     "not-up": ("The system does not answer.", "Run `headgate up`."),
     "already-up": ("Another `headgate up` holds the data folder.", "Use it, or `headgate down` first."),

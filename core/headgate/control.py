@@ -12,6 +12,7 @@ from headgate.findings import Finding
 from headgate.table import RouteTable
 
 EXCHANGE_HOLD_S = 1.0  # the controller answers an exchange after this long even without news
+TOKEN_ISSUER = "headgate"  # the claim `iss` of the tokens that the controller signs
 LEASE_S = 3.0  # a worker not heard of for this long is lost: reported, not waited for
 
 

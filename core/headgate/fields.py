@@ -48,6 +48,8 @@ class Field:
         return tuple(part.replace("\0", ".") for part in parts)
 
 
+HTTPS = "https://[^\\s?#]+|http://(localhost|127\\.0\\.0\\.1)(:[0-9]+)?(/[^\\s?#]*)?"
+HTTPS_RULE = "is https://HOST/PATH; http only on this machine"
 READ_ONLY = "what Azure answers, not what is asked; pasted back from `az ... show`"
 ASSET = "azureml:[^\\s]+"
 
@@ -79,7 +81,7 @@ ENDPOINT: tuple[Field, ...] = (
     Field("name", "text", "What callers use; equal to the folder's name.", required="always", pattern=NAME,
           rule=NAME_RULE, length=(3, 32)),
     Field("auth_mode", "words", "How callers prove who they are.", "key", ROUTER,
-          one_of=("key", "aml_token", "aad_token"), why="`aml_token` is served with keys; `aad_token` is refused here"),
+          one_of=("key", "aml_token", "aad_token")),
     Field("compute", "text", "`azureml:NAME`; makes it a Kubernetes endpoint in Azure.", status=IGNORED, pattern=ASSET,
           rule="is `azureml:` and a name", why="where replicas run is the platform's business"),
     Field("identity", "map", "Its identity in Azure.", status=IGNORED, why="replicas run as Headgate's user"),
@@ -247,6 +249,15 @@ HEADGATE: tuple[Field, ...] = (
     Field("interpreters.*", "text", "Path on the machine that builds.", part=GROUND),
     Field("catalogue", "text", "Folder of registered models, NAME/VERSION/...; from the repo's root.", "", GROUND),
     Field("removal_grace", "duration", "How long a removed endpoint with traffic keeps serving.", "10m", GROUND),
+    Field("oidc", "map", "Whose tokens `auth_mode: aad_token` takes; none: that mode is refused.", part=GROUND),
+    Field("oidc.issuer", "text", "The claim `iss`.", part=GROUND, required="always", pattern=HTTPS, rule=HTTPS_RULE),
+    Field("oidc.audience", "list", "The claim `aud` holds one of them.", part=GROUND, required="always"),
+    Field("oidc.audience[]", "text", "One audience, e.g. `api://scoring`.", part=GROUND),
+    Field("oidc.jwks", "text", "Where its public keys are; none: its openid-configuration says it.", "", GROUND,
+          pattern=HTTPS, rule=HTTPS_RULE),
+    Field("oidc.claims", "map", "Claim -> values, of which a token must hold one; of every claim here.", {}, GROUND),
+    Field("oidc.claims.*", "list", "Allowed values.", part=GROUND),
+    Field("oidc.claims.*[]", "text", "One value.", part=GROUND),
     Field("rollout", "map", "The default rollout.yml.", part=GROUND),
     *(Field(f"rollout.{row.path}", row.type, row.doc, row.default, row.part, one_of=row.one_of, pattern=row.pattern,
             rule=row.rule, low=row.low, high=row.high) for row in ROLLOUT if row.path != "$schema"),

@@ -49,6 +49,16 @@ class InstanceType:
 
 
 @dataclass(frozen=True, slots=True)
+class Issuer:
+    """Whose OIDC tokens `auth_mode: aad_token` takes, and which of them."""
+
+    issuer: str  # the claim `iss`
+    audience: tuple[str, ...]  # the claim `aud` holds one of them
+    jwks: str = ""  # where its public keys are; empty: the issuer's openid-configuration says it
+    claims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # each claim holds one of its values
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """headgate.yml."""
 
@@ -61,4 +71,5 @@ class Settings:
     interpreters: Mapping[str, str] = field(default_factory=dict)  # "3.10" -> path of that interpreter
     catalogue: str = ""  # folder that azureml:NAME:VERSION models are looked up in; relative to the repo root
     removal_grace_s: float = 600.0  # an endpoint's folder removed with traffic keeps serving this long
+    oidc: Issuer | None = None  # None: `auth_mode: aad_token` is refused
     process: Process = Process()  # default rollout

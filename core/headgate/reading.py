@@ -133,6 +133,8 @@ class _Endpoint:
             deployments=targets,
             traffic=per_mille({targets[name].revision: share for name, share in e.traffic.items() if share}),
             router=RouterSettings(
+                auth_mode=e.auth_mode,
+                issuer=self.assets.settings.oidc if e.auth_mode == "aad_token" else None,
                 mirror={targets[n].revision: share * 10 for n, share in e.mirror_traffic.items() if share},
                 repeatable=process.repeatable,
                 sticky=process.sticky,
@@ -156,13 +158,10 @@ class _Endpoint:
             self._say("name-mismatch", f"`name` is `{endpoint.name}`, the folder is `{self.name}`",
                       "an endpoint is found by its folder", f"write `name: {self.name}`, or rename the folder",
                       endpoint.document.place(("name",)))  # fmt: skip
-        if endpoint.auth_mode == "aad_token":
-            self._say("not-here", "`aad_token` is not supported yet", "callers prove themselves with keys here",
-                      "write `auth_mode: key`", endpoint.document.place(("auth_mode",)))  # fmt: skip
-        elif endpoint.auth_mode == "aml_token":
+        if endpoint.auth_mode == "aad_token" and self.assets.settings.oidc is None:
             place = endpoint.document.place(("auth_mode",))
-            why = "there are no Azure tokens here"
-            self.findings.append(spec.notice("`aml_token` is served with keys, as `key` is", why, place))
+            self._say("oidc-missing", "`aad_token` needs `oidc:` in headgate.yml", "it says whose tokens are taken",
+                      "write `oidc:` with `issuer:` and `audience:`", place)  # fmt: skip
         return endpoint
 
     def _no_endpoint(self, paths: list[str]) -> None:

@@ -15,7 +15,11 @@ Service = Callable[[str, str], str]  # endpoint, revision -> where routers find 
 
 
 def route(
-    head: Head, replicas: Sequence[Replica], keys: Sequence[str], service: Service | None = None
+    head: Head,
+    replicas: Sequence[Replica],
+    keys: Sequence[str],
+    service: Service | None = None,
+    signers: Sequence[str] = (),
 ) -> EndpointRoute | None:
     """The route that the head decides, with generation 0; None: the endpoint is not served.
 
@@ -43,6 +47,8 @@ def route(
         mirrors=_mirrors(head, rows, router.mirror),
         auth_mode=router.auth_mode,
         keys=tuple(sorted(keys)),
+        signers=tuple(sorted(signers)),
+        issuer=router.issuer,
         repeatable=router.repeatable,
         sticky=router.sticky,
         redact=router.redact,

@@ -12,7 +12,7 @@ from typing import Any
 from headgate import fields
 from headgate.check import check, wrong
 from headgate.findings import Finding
-from headgate.process import InstanceType, MirrorPhase, Process, Settings
+from headgate.process import InstanceType, Issuer, MirrorPhase, Process, Settings
 from headgate.yamltext import Document, Path
 
 UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -42,6 +42,7 @@ def read_settings(document: Document) -> tuple[Settings, tuple[Finding, ...]]:
         interpreters=values.get("interpreters") or {},
         catalogue=values.get("catalogue", ""),
         removal_grace_s=seconds(values.get("removal_grace", "10m")),
+        oidc=_issuer(values["oidc"]) if values.get("oidc") else None,
         process=process_of(values.get("rollout") or {}, Process()),
     )
     return settings, ()
@@ -86,6 +87,15 @@ def _mirror(values: Mapping[str, Any], base: MirrorPhase) -> MirrorPhase:
         percent=percent(values["percent"]) if "percent" in values else base.percent,
         soak_s=seconds(values["soak"]) if "soak" in values else base.soak_s,
         echo=share(values["echo"]) if "echo" in values else base.echo,
+    )
+
+
+def _issuer(values: Mapping[str, Any]) -> Issuer:
+    return Issuer(
+        issuer=values["issuer"],
+        audience=tuple(values["audience"]),
+        jwks=values.get("jwks", ""),
+        claims={name: tuple(allowed) for name, allowed in (values.get("claims") or {}).items()},
     )
 
 

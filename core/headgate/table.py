@@ -12,6 +12,7 @@ from typing import Any
 
 from headgate import codec
 from headgate.evidence import PairKind
+from headgate.process import Issuer
 from headgate.traffic import WHOLE
 
 SCHEMA = 1  # raised when a field changes its meaning; a reader refuses a newer one
@@ -49,8 +50,10 @@ class EndpointRoute:
     commit: str  # that asked for it
     revisions: tuple[RouteRevision, ...]
     mirrors: tuple[Mirror, ...] = ()
-    auth_mode: str = "key"
-    keys: tuple[str, ...] = ()  # sha256 hex of each accepted key; never the key
+    auth_mode: str = "key"  # key | aml_token | aad_token: only that kind of credential is taken
+    keys: tuple[str, ...] = ()  # key: sha256 hex of each accepted key; never the key
+    signers: tuple[str, ...] = ()  # aml_token: the public keys, each a JWK as JSON
+    issuer: Issuer | None = None  # aad_token: whose tokens
     repeatable: bool = True  # a request may run twice: one retry before any answer byte, mirroring
     sticky: str = "none"  # none | header:NAME | cookie:NAME
     redact: tuple[str, ...] = ()  # JSON paths blanked in pairs before they leave the router

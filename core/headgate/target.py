@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from headgate import codec
-from headgate.process import Process
+from headgate.process import Issuer, Process
 from headgate.workload import Probe
 
 
@@ -84,6 +84,7 @@ class DeploymentTarget:
 @dataclass(frozen=True, slots=True)
 class RouterSettings:
     auth_mode: str = "key"
+    issuer: Issuer | None = None  # of headgate.yml, when auth_mode is aad_token
     mirror: Mapping[str, int] = field(default_factory=dict)  # mirror_traffic: revision -> per-mille
     repeatable: bool = True
     sticky: str = "none"

@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.registry import Collector
 
 from headgate.version import __version__
-from headgate_router import auth, headers, refusals
+from headgate_router import headers, refusals
 from headgate_router.dataplanes.builtin.client import UpstreamError
 from headgate_router.request import SWAGGER, place, suffix
 from headgate_router.routes import LiveRoute, Routes
@@ -58,8 +58,8 @@ class Front:
         return place(path, headers.find(scope["headers"], b"host") if self._suffix else b"", self._suffix)
 
 
-def build(routes: Routes, collector: Collector) -> FastAPI:
-    """Everything that is not scoring."""
+def build(routes: Routes, collector: Collector, unready: Callable[[], str] = lambda: "") -> FastAPI:
+    """Everything that is not scoring. `unready` says why no new caller should come here; empty: they may."""
     app = FastAPI(title="Headgate router", version=__version__, docs_url="/docs", redoc_url=None)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
@@ -70,13 +70,15 @@ def build(routes: Routes, collector: Collector) -> FastAPI:
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["health"])
+    @app.get("/healthz/ready", tags=["health"])
     async def readyz(response: Response) -> dict[str, Any]:
-        """It serves by a table."""
+        """It serves by a table, and is not about to end."""
         table = routes.table
-        if table is None:
+        why = "no table yet" if table is None else unready()
+        if why:
             response.status_code = 503
-            return {"status": "no table yet", "generation": None}
-        return {"status": "ok", "generation": table.generation, "hash": table.hash}
+        said = {"generation": table.generation, "hash": table.hash} if table is not None else {"generation": None}
+        return {"status": why or "ok", **said}
 
     @app.get("/metrics", tags=["metrics"], response_class=Response)
     async def metrics() -> Response:
@@ -89,8 +91,9 @@ def build(routes: Routes, collector: Collector) -> FastAPI:
         live = routes.find(name)
         if live is None:
             return _refusal(refusals.NO_ENDPOINT)
-        if not auth.accepts(live.digests, [v for k, v in request.headers.raw if k == b"authorization"]):
-            return _refusal(refusals.UNAUTHORIZED)
+        refusal = live.door.refuses([v for k, v in request.headers.raw if k == b"authorization"])
+        if refusal is not None:
+            return _refusal(refusal)
         own = await _from_model(live)
         return Response(own, media_type="application/json") if own else JSONResponse(_described(live))
 

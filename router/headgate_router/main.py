@@ -1,7 +1,8 @@
 """One router worker: puts the parts together, serves on one listening socket, ends without losing an answer.
 
 `python -m headgate_router --data DIR --worker router-0 (--fd N | --host H --port P)`. SIGTERM and SIGINT drain: no
-new connections, running answers end, the last counts are delivered. Exit 0.
+new connections, running answers end, the last counts are delivered; with `--drain-delay S` that begins S seconds after
+readiness says no. Exit 0.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from headgate.findings import Finding, FindingsError, Place
+from headgate.ports import Resolver
 from headgate_kit import listen
 from headgate_kit.layout import DataFolder
 from headgate_router import app
@@ -60,16 +62,18 @@ class Settings:
     dataplane: str = ASGI  # or BUILTIN
     connections: int = CONNECTIONS  # of callers
     client_connections: int = CONNECTIONS // 2  # of one client address
+    drain_delay_s: float = 0.0  # served on, unready, before the drain begins: balancers need time to see it
     offer: Path | None = None  # where the listening socket is handed to a new supervisor; None: it is not
 
 
 class Worker:
     """The parts of one worker, wired."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, resolvers: Mapping[str, Resolver] | None = None) -> None:
+        """`resolvers`: see `Addresses`; None: those installed."""
         draws = random.Random()  # seeded by the system: workers must not draw alike
         self.settings = settings
-        self.routes = Routes(draws)
+        self.routes = Routes(draws, resolvers)
         self.book = Book(time.monotonic())
         self.mirrors = Mirrors(self.book)
         announced = Announced(settings.data, settings.control, settings.token_file)
@@ -77,13 +81,31 @@ class Worker:
         collector = RouterCollector(settings.worker, self.routes, self.book, self.mirrors, self.feed, time.monotonic)
         desk = Desk(self.routes, self.book, self.mirrors, draws, settings.max_body)
         self.doors = Doors(desk, suffix(settings.domain), settings.connections, settings.client_connections)
-        self.app = app.Front(DataPath(desk), app.build(self.routes, collector), settings.domain)
-
+        self.app = app.Front(DataPath(desk), app.build(self.routes, collector, self.unready), settings.domain)
         self._server = _Server(self._config())
+        self._ending = False
+        self._begun = False  # the replicas of the table on disk were looked for
+
+    def unready(self) -> str:
+        """Why no new caller should come here; empty: they may."""
+        if self._ending:
+            return "draining"
+        return "" if self._begun else "replicas are still looked for"
 
     def end(self) -> None:
-        """Begins to drain."""
+        """Begins to drain: at once, or when balancers had time to see that it is unready. Called again: at once."""
+        delay_s = 0.0 if self._ending else self.settings.drain_delay_s
+        self._ending = True
+        asyncio.get_running_loop().call_later(delay_s, self._stop)
+
+    def _stop(self) -> None:
         self._server.should_exit = True
+
+    async def begin(self) -> None:
+        """Looks for the replicas of the table on disk; until then the worker is not ready."""
+        if self.routes.table is not None:
+            await self.routes.addresses.known(self.routes.table)
+        self._begun = True
 
     async def serve(self, sock: socket.socket) -> None:
         """Serves until SIGTERM or SIGINT, then drains."""
@@ -93,6 +115,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.end)
         tasks = [
+            loop.create_task(self.begin()),
             loop.create_task(self.feed.run()),
             loop.create_task(sweep(lambda: cast(set[Expires], server.server_state.connections))),
         ]
@@ -142,6 +165,7 @@ class Worker:
             log.warning("the last counts of %s were not delivered", self.settings.worker)
         self.routes.close()
         await self.routes.addresses.close()
+        await self.routes.issuers.close()
 
 
 class _Server(uvicorn.Server):
@@ -166,6 +190,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dataplane", choices=(BUILTIN, ASGI), default=ASGI, help="how scoring requests are passed on")
     parser.add_argument("--connections", type=int, default=CONNECTIONS, help="of callers, at once")
     parser.add_argument("--client-connections", type=int, default=CONNECTIONS // 2, help="of one client address")
+    parser.add_argument(
+        "--drain-delay", type=float, default=0.0, metavar="S", help="serve on for so long after SIGTERM, unready"
+    )
     parser.add_argument("--offer", type=Path, help="Unix socket that hands out the listening socket")
     return parser.parse_args(argv)
 
@@ -193,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             client_connections=arguments.client_connections,
             control=arguments.control,
             token_file=arguments.token_file,
+            drain_delay_s=max(0.0, arguments.drain_delay),
             offer=offer,
         )
     )

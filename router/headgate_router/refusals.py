@@ -24,10 +24,11 @@ BAD_REQUEST = Refusal(400, "bad-request", "the request cannot be passed on")
 UNAUTHORIZED = Refusal(
     401,
     "unauthorized",
-    "one header `Authorization: Bearer KEY` with a valid key is needed",
+    "one header `Authorization: Bearer ...` with a valid key or token is needed",
     ((b"www-authenticate", b"Bearer"),),
 )
 NO_WEBSOCKET = Refusal(403, "no-websocket", "this endpoint takes no WebSocket")
+NO_ISSUER = Refusal(503, "no-issuer", "the keys of the token issuer are not known yet", SOON)
 NO_ENDPOINT = Refusal(404, "no-endpoint", "there is no endpoint of that name")
 NO_DEPLOYMENT = Refusal(404, "no-deployment", "nothing to answer this request")
 TIMED_OUT = Refusal(408, "timeout", "the model did not answer within request_timeout_ms")
@@ -45,6 +46,7 @@ EVERY = (
     BAD_REQUEST,
     UNAUTHORIZED,
     NO_WEBSOCKET,
+    NO_ISSUER,
     NO_ENDPOINT,
     NO_DEPLOYMENT,
     TIMED_OUT,

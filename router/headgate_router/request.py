@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 
 from headgate.evidence import Outcome, PairKind
-from headgate_router import auth, headers, mirror, refusals
+from headgate_router import headers, mirror, refusals
 from headgate_router.choose import Unroutable, sticky_point
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.client import Abandoned, Connection, TimedOut, Unreachable, UpstreamError
@@ -100,8 +100,9 @@ class Request:
             return refusals.NO_ENDPOINT
         if self.asked.ambiguous:
             return refusals.BAD_REQUEST
-        if not auth.accepts(live.digests, self.asked.authorization):
-            return refusals.UNAUTHORIZED
+        refusal = live.door.refuses(self.asked.authorization)
+        if refusal is not None:
+            return refusal
         if self.asked.websocket:
             return refusals.NO_WEBSOCKET
         return refusals.TOO_LARGE if (self.asked.length or 0) > self.shared.max_body else None

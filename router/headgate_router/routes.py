@@ -14,9 +14,11 @@ from headgate.evidence import PairKind
 from headgate.ports import Resolver
 from headgate.table import EndpointRoute, RouteRevision, RouteTable
 from headgate.traffic import WHOLE
+from headgate_router import auth
 from headgate_router.addresses import Addresses
 from headgate_router.choose import Chooser
 from headgate_router.limits import InFlight
+from headgate_router.oidc import Issuers
 from headgate_router.redact import Path, path
 from headgate_router.upstream import Replica, Replicas
 
@@ -43,13 +45,15 @@ class LiveMirror:
 class LiveRoute:
     """One endpoint, ready to be asked."""
 
-    __slots__ = ("chooser", "digests", "mirrors", "redact", "revisions", "route", "sticky_by", "sticky_name")
+    __slots__ = ("chooser", "door", "mirrors", "redact", "revisions", "route", "sticky_by", "sticky_name")
 
-    def __init__(self, route: EndpointRoute, revisions: dict[str, LiveRevision], random: Random) -> None:
+    def __init__(
+        self, route: EndpointRoute, revisions: dict[str, LiveRevision], random: Random, issuers: Issuers
+    ) -> None:
         self.route = route
         self.revisions = revisions
         self.chooser = Chooser(route, random)
-        self.digests = [digest.lower().encode() for digest in route.keys]
+        self.door = auth.door(route, issuers)
         self.mirrors = [
             LiveMirror(revisions[mirror.revision], mirror.per_mille / WHOLE, mirror.kind)
             for mirror in route.mirrors
@@ -75,6 +79,7 @@ class Routes:
     def __init__(self, random: Random, resolvers: Mapping[str, Resolver] | None = None) -> None:
         self._random = random
         self.addresses = Addresses(self._moved, resolvers)
+        self.issuers = Issuers()
         self._live: dict[str, LiveRoute] = {}
         self._replicas: dict[str, Replica] = {}
         self._copies: dict[str, Replica] = {}
@@ -86,6 +91,7 @@ class Routes:
         wanted = table.endpoints
         self._live = {name: live for name, live in self._live.items() if wanted.get(name) == live.route}
         self.table = table
+        self.issuers.keep(route.issuer for route in wanted.values() if route.issuer is not None)
         self._let_go(table)
 
     def find(self, name: str) -> LiveRoute | None:
@@ -97,7 +103,7 @@ class Routes:
         if route is None:
             return None
         revisions = {revision.revision: self._revision(route, revision) for revision in route.revisions}
-        live = self._live[name] = LiveRoute(route, revisions, self._random)
+        live = self._live[name] = LiveRoute(route, revisions, self._random, self.issuers)
         return live
 
     def _revision(self, route: EndpointRoute, revision: RouteRevision) -> LiveRevision:

@@ -43,15 +43,25 @@ class System:
             file = repo / "endpoints/fraud" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
-        git = ("git", "-C", str(repo), "-c", "user.name=Ada", "-c", "user.email=ada@example.org")
-        for command in (("init", "-q", "-b", "main"), ("add", "."), ("commit", "-q", "-m", "first")):
-            subprocess.run([*git, *command], check=True)
+        self.repo = repo
+        self.git("init", "-q", "-b", "main")
+        self.git("add", ".")
+        self.git("commit", "-q", "-m", "first")
         data = DataFolder(folder / "data")
         data.prepare()
         self.parts = assemble(Options(data, str(repo), None), Adapters(), TOKEN, News())
         self.controller = self.parts.controller
         self.controller.commits.look()
         self.app = application(self.controller, News())
+
+    def git(self, *command: str) -> None:
+        git = ("git", "-C", str(self.repo), "-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+        subprocess.run([*git, *command], check=True)
+
+    def commit(self, name: str, text: str) -> None:
+        (self.repo / "endpoints/fraud" / name).write_text(text)
+        self.git("commit", "-q", "-a", "-m", name)
+        self.controller.commits.look()
 
     def ask(self, method: str, path: str, body: Any = None, token: str = TOKEN) -> httpx.Response:
         content = body if isinstance(body, bytes) else codec.canonical(body) if body is not None else None
@@ -182,6 +192,23 @@ def test_an_approval_that_nothing_waits_for_is_refused_and_says_so(system: Syste
     refused = system.ask("POST", "/endpoints/fraud/approve", OperatorAction("ada", gate="manual"))
     assert refused.status_code == 409
     assert "nothing of fraud is judged just now" in refused.json()["findings"][0]["message"]
+
+
+def test_an_endpoint_with_tokens_issues_them_and_has_no_keys(system: System) -> None:
+    issued = system.ask("POST", "/endpoints/fraud/token", {"ttl_s": 600, "who": "ada"})
+    assert (issued.status_code, issued.json()["findings"][0]["code"]) == (409, "auth-mode")
+    system.commit("endpoint.yml", FILES["endpoint.yml"].replace("key", "aml_token"))
+    given = system.ask("POST", "/endpoints/fraud/token", {"ttl_s": 600, "who": "ada"}).json()
+    assert set(given) == {"token", "expires_at"}
+    keys = system.ask("GET", "/endpoints/fraud/keys")
+    assert (keys.status_code, keys.json()["findings"][0]["message"]) == (409, "fraud takes signed tokens")
+    assert system.ask("POST", "/endpoints/fraud/token", {"ttl_s": 5}).status_code == 422
+    assert system.ask("POST", "/endpoints/fraud/token", {"ttl_s": "long"}).status_code == 422
+    assert system.ask("POST", "/endpoints/fraud/keys/rotate", {"which": "signing"}).json() == {}
+    assert system.ask("POST", "/endpoints/fraud/keys/rotate", {"which": "primary"}).status_code == 409
+    kinds = [e["kind"] for e in system.ask("GET", "/events").json()["events"]]
+    assert {"token.issued", "keys.rotated"} <= set(kinds)
+    assert given["token"] not in system.ask("GET", "/events").text
 
 
 def test_keys_are_shown_and_rotated_apart(system: System) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from headgate import settings
 from headgate.findings import Finding
-from headgate.process import InstanceType, MirrorPhase, Process, Settings
+from headgate.process import InstanceType, Issuer, MirrorPhase, Process, Settings
 from headgate.yamltext import parse
 
 FULL = """\
@@ -87,6 +87,7 @@ environments: {sklearn-1.5: [scikit-learn==1.5.2]}
 interpreters: {"3.10": /usr/bin/python3.10}
 catalogue: models
 removal_grace: 1m
+oidc: {issuer: https://idp.example/t1, audience: [api://scoring], claims: {roles: [scorer]}}
 rollout: {soak: 1s}
 """
     document = parse(text.encode(), "headgate.yml").document
@@ -98,6 +99,7 @@ rollout: {soak: 1s}
             interpreters={"3.10": "/usr/bin/python3.10"},
             catalogue="models",
             removal_grace_s=60.0,
+            oidc=Issuer("https://idp.example/t1", ("api://scoring",), "", {"roles": ("scorer",)}),
             process=Process(soak_s=1.0),
         ),
         (),
@@ -110,6 +112,9 @@ rollout: {soak: 1s}
         ("instance_types: {a: {}, A: {}}\n", "name-case"),
         ("rollout: {steps: [5]}\n", "rollout-steps"),
         ("catalog: x\n", "unknown-field"),
+        ("oidc: {issuer: https://idp.example}\n", "missing-field"),
+        ("oidc: {issuer: http://idp.example, audience: [a]}\n", "bad-value"),
+        ("oidc: {issuer: https://idp.example, audience: [a], claims: {roles: scorer}}\n", "bad-value"),
     ],
 )
 def test_a_bad_headgate_yml_answers_the_defaults(text: str, code: str) -> None:

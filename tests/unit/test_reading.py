@@ -10,7 +10,7 @@ import pytest
 from headgate import reading
 from headgate.findings import Finding
 from headgate.params import Fault, ParameterError, share
-from headgate.process import InstanceType, Process, Settings
+from headgate.process import InstanceType, Issuer, Process, Settings
 from headgate.reading import Reading
 from headgate.target import ModelPin, SourcePath
 from headgate_kit.worktree import WorkTree
@@ -275,7 +275,7 @@ def test_an_instance_type_must_be_known_when_any_is(repo: Repo) -> None:
         ({"endpoints/fraud/endpoint.yml": None}, "endpoint-missing"),
         ({"endpoints/fraud/endpoint.yaml": ENDPOINT}, "duplicate-name"),
         ({"endpoints/fraud/endpoint.yml": ENDPOINT.replace("fraud", "frauds")}, "name-mismatch"),
-        ({"endpoints/fraud/endpoint.yml": ENDPOINT.replace("key", "aad_token")}, "not-here"),
+        ({"endpoints/fraud/endpoint.yml": ENDPOINT.replace("key", "aad_token")}, "oidc-missing"),
         ({"endpoints/fraud/endpoint.yml": "[" * 30_000}, "yaml-depth"),
         ({"endpoints/fraud/endpoint.yml": "x" * 300_000}, "yaml-size"),
         ({"endpoints/fraud/rollout.yml": "smoke: {request: other.json}\n"}, "path-missing"),
@@ -284,6 +284,19 @@ def test_an_instance_type_must_be_known_when_any_is(repo: Repo) -> None:
 )
 def test_an_endpoint_that_cannot_be_read_is_a_finding(repo: Repo, changes: dict[str, str | None], code: str) -> None:
     assert {f.code for f in errors(repo.read(changes))} == {code}
+
+
+def test_who_may_call_is_a_setting_of_the_router(repo: Repo) -> None:
+    issuer = {"headgate.yml": "oidc: {issuer: https://idp.example, audience: [api://scoring]}\n"}
+    keys = repo.read(issuer).target
+    tokens = repo.read({"endpoints/fraud/endpoint.yml": ENDPOINT.replace("key", "AADToken")}).target
+    assert keys
+    assert tokens
+    assert (keys.router.auth_mode, keys.router.issuer) == ("key", None)
+    assert tokens.router.auth_mode == "aad_token"
+    assert tokens.router.issuer == Issuer("https://idp.example", ("api://scoring",))
+    assert tokens.router_digest != keys.router_digest
+    assert tokens.revisions.keys() == keys.revisions.keys(), "who may call changes no answer"
 
 
 def test_azures_own_fields_are_noticed(repo: Repo) -> None:

@@ -11,7 +11,6 @@ from starlette.concurrency import run_in_threadpool
 
 from headgate import codec
 from headgate.control import OperatorAction
-from headgate.findings import FindingsError
 from headgate_controllers.controller import Controller, NotFoundError
 
 ACTIONS = ("pause", "resume", "promote", "abort", "rollback", "approve", "reject")
@@ -50,9 +49,22 @@ def routes(controller: Controller) -> APIRouter:
     @api.post("/endpoints/{name}/keys/rotate")
     async def rotate(name: str, request: Request) -> Response:
         which = (await request.json()).get("which", "")
-        if which not in ("primary", "secondary"):
-            raise HTTPException(422, "which: primary or secondary")
+        if which not in ("primary", "secondary", "signing"):
+            raise HTTPException(422, "which: primary, secondary or signing")
         return _json(await run_in_threadpool(_found, controller.rotate, name, which))
+
+    @api.post("/endpoints/{name}/token")
+    async def token(name: str, request: Request) -> Response:
+        """A signed token for callers of this endpoint: {ttl_s, who} -> {token, expires_at}."""
+        asked = await request.json()
+        ttl_s, who = asked.get("ttl_s", 3600), str(asked.get("who", ""))[:200]
+        if not isinstance(ttl_s, int):
+            raise HTTPException(422, "ttl_s: whole seconds")
+        try:
+            issued = await run_in_threadpool(_found, controller.token, name, ttl_s, who)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        return _json({"token": issued.token, "expires_at": issued.expires_at})
 
     @api.get("/endpoints/{name}/keys")
     def keys(name: str) -> Response:
@@ -97,8 +109,6 @@ def _found(call: Any, *arguments: Any) -> Any:
         return call(*arguments)
     except NotFoundError as error:
         raise HTTPException(404, str(error)) from error
-    except FindingsError as error:
-        raise HTTPException(409, codec.to_data(list(error.findings))) from error
 
 
 def _json(value: Any) -> Response:
