@@ -104,6 +104,7 @@ class Platform(Protocol):
 
 
 class Builder(Protocol):
+    # Optional: `makes`, "folder" (the default) or "image", as a platform's `runs`; a pair that differs is a finding.
     def find(self, source: Source) -> Artifact | None:
         """The finished artifact of this source, if it was built before."""
         ...

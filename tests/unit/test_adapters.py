@@ -38,6 +38,14 @@ def test_the_defaults_fit_each_other(tmp_path: Path) -> None:
     Adapters().check(asked(tmp_path))
 
 
+@pytest.mark.parametrize("engine", ["pods"])
+def test_the_adapters_of_a_cluster_fit_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    monkeypatch.setenv("HEADGATE_BUILDER", "oci")
+    Adapters().check(
+        asked(tmp_path, platform="kubernetes", engine=engine, secrets="file", control_url="http://us:7070")
+    )
+
+
 def test_an_adapter_that_is_not_installed_is_named_with_those_that_are(tmp_path: Path) -> None:
     assert refused(tmp_path, platform="nomad", engine="cron") == [
         ("no-adapter", "no engine named cron is installed; there are: local, pods"),

@@ -71,6 +71,8 @@ class Settings:
 class OciBuilder:
     """A `Builder`. Entry point `oci` of group `headgate.builder`."""
 
+    makes = "image"  # what a platform has to run
+
     def __init__(
         self, data: DataFolder, interpreters: Mapping[str, str] | None = None, environ: Mapping[str, str] | None = None
     ) -> None:
