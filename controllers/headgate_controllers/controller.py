@@ -28,6 +28,7 @@ from headgate.table import EndpointRoute
 from headgate.version import __version__
 from headgate_controllers.api.access import Access
 from headgate_controllers.approvals import Approvals
+from headgate_controllers.capacity import Capacity
 from headgate_controllers.commits import Commits
 from headgate_controllers.evidence import Evidence
 from headgate_controllers.heads import Heads
@@ -92,6 +93,7 @@ class Controller:
         self._clock = clock
         self._approvals = Approvals(evidence, gates)
         self.verdicts = Verdicts(record, gates, self._kept)
+        self.capacity = Capacity(heads, platform, lambda: commits.settings)
         self.stopping = threading.Event()
         self.stop_replicas = False
         self.edited: Callable[[], tuple[str, ...]] = (
@@ -112,7 +114,8 @@ class Controller:
             self.reconciler.wake(endpoint)
 
     def ask(self, verb: str, request: OpRequest) -> OpReply:
-        reply = self.heads.change(request.endpoint, lambda draft: asks.ask(draft, verb, request))
+        room = self.capacity.room(verb, request.op_key, self.heads.get(request.endpoint))
+        reply = self.heads.change(request.endpoint, lambda draft: asks.ask(draft, verb, request, room))
         if reply.work is not None:
             return OpReply(
                 reply.state, reply.message, reply.outputs, {**reply.work, "interpreters": self._interpreters()}

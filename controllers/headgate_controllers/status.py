@@ -98,7 +98,7 @@ def _progress(rollout: Rollout) -> tuple[str, str]:
         return "Paused", "paused by a person"
     if op is not None and op.verb == MIRROR:
         return "Mirroring", held(op)
-    return "Progressing", held(op) if op else "waiting for the workflow's next op"
+    return "Progressing", held(op) if op else rollout.message or "waiting for the workflow's next op"
 
 
 def held(op: OpRecord) -> str:

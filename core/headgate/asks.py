@@ -9,21 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headgate import codec
+from headgate import capacity, codec
+from headgate.capacity import Answer, Fit
 from headgate.control import OpReply, OpRequest, OpState
 from headgate.draft import Draft
 from headgate.evidence import PairKind
 from headgate.findings import Finding, Place
 from headgate.outcome import fail
-from headgate.phases import BUILD, BY_VERB, CLOSE, DEPLOY, MIRROR, STEP, may_follow
+from headgate.phases import BUILD, BY_VERB, CLOSE, DEPLOY, MIRROR, SMOKE, STEP, may_follow
 from headgate.plan import Op
 from headgate.rollout import OpEnd, OpRecord, Rollout, State
 from headgate.table import Mirror
 from headgate.traffic import WHOLE, between
 from headgate.workload import Artifact
 
+NEED_ROOM = (SMOKE, DEPLOY)  # ops that start replicas
 
-def ask(draft: Draft, verb: str, request: OpRequest) -> OpReply:
+
+def ask(draft: Draft, verb: str, request: OpRequest, room: Fit | None = None) -> OpReply:
+    """Args:
+    room: whether the rollout's replicas can start now; None: nobody knows, or this op starts none.
+    """
     workflow, _, name = request.op_key.rpartition("/")
     rollout = draft.head.rollout
     if rollout is None or rollout.id != workflow:
@@ -41,7 +47,28 @@ def ask(draft: Draft, verb: str, request: OpRequest) -> OpReply:
         return OpReply(OpState.WAIT, "paused by a person")
     if rollout.running:
         return OpReply(OpState.LATER, f"{rollout.running.name} is still running")
-    return _open(draft, rollout, verb, name, request)
+    blocked = _no_room(draft, rollout, verb, room) if room else None
+    return blocked or _open(draft, rollout, verb, name, request)
+
+
+def _no_room(draft: Draft, rollout: Rollout, verb: str, room: Fit) -> OpReply | None:
+    """Refused before anything is built; it waits in line before anything starts."""
+    if room.answer is Answer.REFUSE:
+        found = capacity.finding(draft.head.endpoint, room)
+        fail(draft, f"capacity: {room.text}")
+        draft.set(findings=(*draft.head.findings, found))
+        return OpReply(OpState.NO, found.message)
+    if room.answer is Answer.START or verb not in NEED_ROOM:
+        if rollout.queued_at is not None:
+            draft.rollout(queued_at=None, message="")
+        return None
+    message = f"waits for room, number {room.position} in line: {room.text}"
+    if rollout.queued_at is None:
+        draft.rollout(queued_at=draft.now)
+        draft.say("rollout.queued", message)
+    if rollout.message != message:
+        draft.rollout(message=message)
+    return OpReply(OpState.WAIT, message)
 
 
 def _close(draft: Draft, rollout: Rollout, request: OpRequest) -> OpReply:

@@ -95,6 +95,8 @@ ROLLOUTS: Mapping[str, Entry] = {
     "verdict-differs": ("A verdict computed again from its evidence is not the recorded one.",
                         "Compare the gate's version; with the same version it is a bug: keep the trace and report it."),
     "trace-line": ("A line of a trace file cannot be read.", "Correct it; docs/judgement.md has the format."),
+    "capacity": ("The cluster could not run a rollout's replicas beside what serves now, even if it were empty.",
+                 "Ask for fewer or smaller instances, add nodes, raise the quota, or write `capacity: elastic`."),
     "workflow-unsupported": ("The local engine does not know this part of a workflow.", "Use what it names instead."),
 }  # fmt: skip
 

@@ -248,6 +248,8 @@ HEADGATE: tuple[Field, ...] = (
     Field("interpreters", "map", "Python version as text, e.g. \"3.10\" -> path of that interpreter.", {}, GROUND),
     Field("interpreters.*", "text", "Path on the machine that builds.", part=GROUND),
     Field("catalogue", "text", "Folder of registered models, NAME/VERSION/...; from the repo's root.", "", GROUND),
+    Field("capacity", "words", "`fixed`: what does not fit waits or is refused; `elastic`: nodes come as needed.",
+          "fixed", GROUND, one_of=("fixed", "elastic")),
     Field("removal_grace", "duration", "How long a removed endpoint with traffic keeps serving.", "10m", GROUND),
     Field("oidc", "map", "Whose tokens `auth_mode: aad_token` takes; none: that mode is refused.", part=GROUND),
     Field("oidc.issuer", "text", "The claim `iss`.", part=GROUND, required="always", pattern=HTTPS, rule=HTTPS_RULE),

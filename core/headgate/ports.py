@@ -86,8 +86,12 @@ class Engine(Protocol):
 
 
 class Platform(Protocol):
-    """Optional: `runs` ("folder" when it is absent, or "image"): which artifacts it can start. `service(endpoint,
-    revision) -> str`: where routers find a revision's replicas themselves, see `RouteRevision.service`."""
+    """Optional, beside these four:
+
+    `inventory() -> headgate.capacity.Inventory | None`: what there is; None: it may not know.
+    `runs`: "folder" (when it is absent) or "image": which artifacts it can start.
+    `service(endpoint, revision) -> str`: where routers find replicas themselves, see `RouteRevision.service`.
+    """
 
     def apply(self, workload: Workload) -> None:
         """Makes it so, eventually: returns at once, repeated calls change nothing, instance count in place."""

@@ -70,6 +70,7 @@ class Settings:
     )  # alias of a curated environment -> requirement lines
     interpreters: Mapping[str, str] = field(default_factory=dict)  # "3.10" -> path of that interpreter
     catalogue: str = ""  # folder that azureml:NAME:VERSION models are looked up in; relative to the repo root
+    capacity: str = "fixed"  # fixed | elastic: nodes come as needed, so nothing waits or is refused for lack of them
     removal_grace_s: float = 600.0  # an endpoint's folder removed with traffic keeps serving this long
     oidc: Issuer | None = None  # None: `auth_mode: aad_token` is refused
     process: Process = Process()  # default rollout

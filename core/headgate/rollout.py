@@ -70,6 +70,7 @@ class Rollout:
     hurried: bool = False  # promoted in full: no soak holds any op
     ended_at: float | None = None
     message: str = ""
+    queued_at: float | None = None  # waits for room on the cluster since; None: it does not
     closed: str = ""  # how the workflow said it ended (onExit)
 
     @property

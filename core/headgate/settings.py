@@ -41,6 +41,7 @@ def read_settings(document: Document) -> tuple[Settings, tuple[Finding, ...]]:
         environments={name: tuple(lines) for name, lines in (values.get("environments") or {}).items()},
         interpreters=values.get("interpreters") or {},
         catalogue=values.get("catalogue", ""),
+        capacity=values.get("capacity", Settings().capacity).lower(),
         removal_grace_s=seconds(values.get("removal_grace", "10m")),
         oidc=_issuer(values["oidc"]) if values.get("oidc") else None,
         process=process_of(values.get("rollout") or {}, Process()),

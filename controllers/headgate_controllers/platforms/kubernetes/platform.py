@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from headgate.capacity import Inventory
 from headgate.findings import TransientError
 from headgate.workload import Purpose, Replica, ReplicaState, Workload, object_name
-from headgate_controllers.platforms.kubernetes import pods, render
+from headgate_controllers.platforms.kubernetes import inventory, pods, render
 from headgate_controllers.platforms.kubernetes.hand import Hand
 from headgate_controllers.platforms.kubernetes.pods import Patience
 from headgate_kit.kube import Cache, Cluster, Kind
@@ -123,6 +124,10 @@ class KubernetesPlatform:
     def service(self, endpoint: str, revision: str) -> str:
         """Where routers find a revision's replicas themselves."""
         return f"k8s:{self._cluster.namespace}/{object_name(endpoint, revision)}:{render.PORT}"
+
+    def inventory(self) -> Inventory | None:
+        """What the cluster has and what is asked of it. None: we may not list nodes."""
+        return inventory.look(self._cluster)
 
     # --- what is seen ----------------------------------------------------------------------------------------------
 
@@ -299,10 +304,10 @@ class KubernetesPlatform:
         rendered = render.beside(w, owner_uid)
         if self._beside.get(key) == rendered:
             return
-        for kind, body in rendered:
-            self._cluster.apply(kind, body)
         if DISRUPTION_BUDGET not in [kind for kind, _ in rendered]:
             self._cluster.delete(DISRUPTION_BUDGET, object_name(*key))
+        for kind, body in rendered:
+            self._cluster.apply(kind, body)
         self._beside[key] = rendered
 
     def _delete(self, key: Key) -> None:
