@@ -12,7 +12,7 @@ from typing import Any
 
 from headgate import plugins
 from headgate.findings import Finding, FindingsError, Place
-from headgate_controllers.options import BUILDER_VARIABLE, Options
+from headgate_controllers.options import BUILDER_VARIABLE, Options, build_variables
 
 log = logging.getLogger("headgate.controller")
 
@@ -42,7 +42,8 @@ class Adapters:
         return known[name]
 
     def check(self, options: Options) -> None:
-        """Raises FindingsError: one that was asked for is not there, or two of them do not fit."""
+        """Raises FindingsError: one asked for is not there, two of them do not fit, a build would be told a secret."""
+        build_variables()
         wanted = {
             "platform": options.platform,
             "engine": options.engine,

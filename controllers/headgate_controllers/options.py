@@ -14,6 +14,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from headgate.findings import Finding, FindingsError, Place
 from headgate_kit.files import write_atomic
@@ -22,7 +23,10 @@ from headgate_kit.layout import DataFolder
 REPO_VARIABLE = "HEADGATE_REPO"  # a URL may hold a password, which argv would show to every user of the machine
 BUILDER_VARIABLE = "HEADGATE_BUILDER"  # the op `build` reads it too
 # Set on the controller, meant for the builds it starts: no credentials are among them.
-BUILD_VARIABLES = (BUILDER_VARIABLE, "HEADGATE_REGISTRY", "HEADGATE_REGISTRY_INSECURE", "HEADGATE_BASE_IMAGE")
+BUILD_VARIABLES = (
+    *(BUILDER_VARIABLE, "HEADGATE_REGISTRY", "HEADGATE_REGISTRY_ADDRESS", "HEADGATE_REGISTRY_INSECURE"),
+    *("HEADGATE_BASE_IMAGE", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "UV_NO_INDEX"),  # where packages are
+)
 LOOPBACK = "127.0.0.1"
 TOKEN_BYTES = 32
 
@@ -165,9 +169,26 @@ def router_url(options: Options) -> str:
         return ""
 
 
+def build_variables() -> Mapping[str, str]:
+    """What builds are told. Raises FindingsError `secret-in-url`: everybody who may read a pod would read it."""
+    given = {name: os.environ[name] for name in BUILD_VARIABLES if name in os.environ}
+    for name, value in given.items():
+        if any(urlsplit(part).password for part in value.split()):
+            raise FindingsError(
+                Finding(
+                    code="secret-in-url",
+                    message=f"{name} holds a password",
+                    why="it is handed to the pods of builds, whose specification many may read",
+                    fix="use an index that this network may read, or a proxy that adds the credentials",
+                    place=Place("controller environment"),
+                )
+            )
+    return given
+
+
 def op_environment(options: Options, token: str) -> Mapping[str, str]:
     """What an op needs to reach us. In a pod it is told our URL; it never sees this data folder."""
-    given = {name: os.environ[name] for name in BUILD_VARIABLES if name in os.environ}
+    given = build_variables()
     if options.control_url:
         return {**given, "HEADGATE_CONTROL": options.control_url, "HEADGATE_TOKEN": token}
     return {

@@ -220,3 +220,7 @@ def test_a_setting_that_is_missing_is_named(name: str, builder: OciBuilder, monk
     monkeypatch.delenv(name)
     with pytest.raises(TerminalError, match=f"{name} is not set"):
         OciBuilder(DataFolder(Path("unused")))
+
+
+def test_the_controller_is_told_that_images_come_out() -> None:
+    assert OciBuilder.makes == "image"

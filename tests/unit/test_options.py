@@ -84,6 +84,15 @@ def test_an_op_in_a_pod_is_told_a_url_and_nothing_of_the_data_folder(
     }
 
 
+@pytest.mark.parametrize("name", ["UV_DEFAULT_INDEX", "UV_INDEX"])
+def test_a_build_is_told_no_password(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "https://one.example/simple https://ada:hunter2@two.example/simple")
+    with pytest.raises(FindingsError) as caught:
+        options.op_environment(given(tmp_path), "op_1")
+    assert [finding.code for finding in caught.value.findings] == ["secret-in-url"]
+    assert "hunter2" not in str(caught.value)
+
+
 def test_an_op_on_this_machine_reads_the_data_folder(tmp_path: Path) -> None:
     asked = given(tmp_path)
     found = options.op_environment(asked, "op_1")
