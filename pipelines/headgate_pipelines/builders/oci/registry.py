@@ -335,7 +335,7 @@ class Registry:
             code="registry-refused",
             message=f"{self.host} answers {answer.status_code} to {asked}{': ' if said else ''}{said[:WORDS]}",
             why=f"it was asked {who}",
-            fix="give the build a pull and push secret of this registry (docs/cluster.md), or correct the name",
+            fix="give the build a pull and push secret of this registry (docs/images.md), or correct the name",
             place=Place(self.host),
         )
 
