@@ -16,7 +16,16 @@ from headgate_controllers.options import BUILDER_VARIABLE, Options, build_variab
 
 log = logging.getLogger("headgate.controller")
 
-GROUPS = ("gate", "platform", "engine", "server", "pipeline", "secrets", "builder")  # each is `headgate.<group>`
+GROUPS = (
+    "gate",
+    "platform",
+    "engine",
+    "server",
+    "pipeline",
+    "secrets",
+    "builder",
+    "source",
+)  # each is `headgate.<group>`
 FOLDER, IMAGE = "folder", "image"  # what a platform `runs`, what a builder `makes`
 WORDS = {FOLDER: "folders of one machine", IMAGE: "images"}
 BUILDER = "bundle"  # the builder when none is named

@@ -31,6 +31,7 @@ from headgate_controllers.api.access import Access
 from headgate_controllers.api.app import application
 from headgate_controllers.api.exchange import TABLE
 from headgate_controllers.api.news import News
+from headgate_controllers.collect import Collector
 from headgate_controllers.commits import Commits
 from headgate_controllers.controller import Controller
 from headgate_controllers.evidence import Evidence
@@ -139,12 +140,14 @@ class Parts:
     platform: Any
     acts: Acts
     record: SqliteRecord
+    collector: Collector
     resources: Resources | None = None  # None: the record is shown nowhere else
 
     def start(self) -> None:
         self.platform.start()
         self.engine.start()
         self.reconciler.start()
+        self.collector.start()
         self.repo.watch(lambda: self.reconciler.wake(REPO))
         if self.resources is not None:
             self.resources.start()
@@ -154,6 +157,7 @@ class Parts:
         if self.resources is not None:
             self.resources.close()
         self.repo.close()
+        self.collector.close()
         self.reconciler.close()
         self.acts.close()
         self.engine.close()
@@ -255,7 +259,17 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
     heads.listen(recorded)
     routes.listen(published)
     shown = _resources(controller) if options.resources else None
-    return Parts(controller, reconciler, repo, engine, platform, acts, record, shown)
+    collector = Collector(
+        heads=heads,
+        evidence=evidence,
+        gates=gates,
+        kinds=adapters.all("source"),
+        sources=lambda: commits.settings.metrics,
+        tokens=data.metrics,
+        clock=clock,
+        wake=wake,
+    )
+    return Parts(controller, reconciler, repo, engine, platform, acts, record, collector, shown)
 
 
 def _resources(controller: Controller) -> Resources:

@@ -15,6 +15,7 @@ from headgate.version import __version__
 if TYPE_CHECKING:
     from headgate.evidence import (
         Answer,
+        Approval,
         Batch,
         Counts,
         Detection,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         Pair,
         PairKind,
         Result,
+        Sample,
         Traffic,
         Verdict,
     )
@@ -41,8 +43,21 @@ if TYPE_CHECKING:
         TransientError,
     )
     from headgate.plan import Op, Plan
-    from headgate.ports import Builder, Catalogue, Engine, Gate, Platform, Record, Run, Secrets, Server, Tree
-    from headgate.process import InstanceType, MirrorPhase, Process, Settings
+    from headgate.ports import (
+        Builder,
+        Catalogue,
+        Engine,
+        EvidenceSource,
+        Gate,
+        Platform,
+        Record,
+        Run,
+        Secrets,
+        Server,
+        Tree,
+        Window,
+    )
+    from headgate.process import InstanceType, MetricSource, MirrorPhase, Process, Settings
     from headgate.rollout import Event, Head, Rollout
     from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable
     from headgate.target import (
@@ -59,6 +74,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "Approval",
     "Artifact",
     "Batch",
     "Builder",
@@ -72,6 +88,7 @@ __all__ = [
     "Engine",
     "EnvironmentPin",
     "Event",
+    "EvidenceSource",
     "Finding",
     "FindingsError",
     "Gate",
@@ -80,6 +97,7 @@ __all__ = [
     "InstanceType",
     "Launch",
     "Look",
+    "MetricSource",
     "Mirror",
     "MirrorPhase",
     "ModelPin",
@@ -105,6 +123,7 @@ __all__ = [
     "RouterSettings",
     "Run",
     "RunSettings",
+    "Sample",
     "Secrets",
     "Server",
     "Settings",
@@ -118,17 +137,19 @@ __all__ = [
     "TransientError",
     "Tree",
     "Verdict",
+    "Window",
     "Workload",
     "__version__",
 ]
 
 _HOMES = {
-    "evidence": "Answer Batch Counts Detection Difference Look Need Outcome Pair PairKind Result Traffic Verdict",
+    "evidence": "Answer Approval Batch Counts Detection Difference Look Need Outcome Pair PairKind Result Sample"
+    " Traffic Verdict",
     "findings": "ConflictError Finding FindingsError HeadgateError Place PolicyDenied Severity SpecError TerminalError"
     " TransientError",
     "plan": "Op Plan",
-    "ports": "Builder Catalogue Engine Gate Platform Record Run Secrets Server Tree",
-    "process": "InstanceType MirrorPhase Process Settings",
+    "ports": "Builder Catalogue Engine EvidenceSource Gate Platform Record Run Secrets Server Tree Window",
+    "process": "InstanceType MetricSource MirrorPhase Process Settings",
     "rollout": "Event Head Rollout",
     "table": "EndpointRoute Mirror RouteRevision RouteTable",
     "target": "DeploymentTarget EnvironmentPin ModelPin RouterSettings RunSettings Source SourcePath Target",

@@ -40,6 +40,8 @@ FIELDS: Mapping[str, Entry] = {
                        "Write endpoint.yml and one file per deployment in deployments/."),
     "ignored-field": ("A valid field that has no effect here.", "Keep it for Azure, or delete it."),
     "not-here": ("Valid for Azure, but it cannot be served here.", "Follow the remedy at the place named."),
+    "metric-source": ("A gate names a metric source that headgate.yml does not have.",
+                      "Add it below `metrics:`, or correct the name."),
     "rollout-steps": ("`steps` does not ascend to 100.", "List ascending percents that end with 100."),
     "rollout-soak": ("`soak` is longer than `max_soak`.", "Raise `max_soak`."),
     "gate-unknown": ("rollout.yml names a gate that no plugin has.", "Correct its name, or install its package."),

@@ -78,12 +78,36 @@ def check(process: Process, files: Sequence[str], tree: Tree, known: Mapping[str
             found.append(Finding("gate-unknown", f"there is no gate `{name}`", "no plugin has it", fix, place))
             continue
         gate, implied = resolved
-        for fault in params.parse(known[gate], {**implied, **asked})[1]:
+        value, faults = params.parse(known[gate], {**implied, **asked})
+        if value is not None:
+            faults = (*getattr(value, "faults", tuple)(), *_unknown_sources(value, tree))
+        for fault in faults:
             place = _place(files, tree, name, fault.key, fault.line, fault.column)
             why = f"parameters of the gate `{gate}`"
             fix = fault.fix or "correct or delete it"
             found.append(Finding(fault.code, f"gate `{name}`: {fault.message}", why, fix, place))
     return in_order(found)
+
+
+def _unknown_sources(value: Any, tree: Tree) -> list[params.Fault]:
+    named = params.sources(value)
+    if not named:
+        return []
+    data = read_text(tree, SETTINGS) if tree.object_id(SETTINGS) is not None else b"{}"
+    document = parse(data, SETTINGS).document if isinstance(data, bytes) else None
+    known = (document.value.get("metrics") or {}) if document and isinstance(document.value, dict) else {}
+    return [
+        params.Fault(
+            key,
+            f"headgate.yml has no metric source `{name}`",
+            fix=f"add it below `metrics:`, or use one of {', '.join(sorted(known))}"
+            if known
+            else "add it below `metrics:`",
+            code="metric-source",
+        )
+        for key, name in named.items()
+        if name not in known
+    ]
 
 
 def _place(files: Sequence[str], tree: Tree, name: str, key: str = "", line: int = 0, column: int = 0) -> Place:

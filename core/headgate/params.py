@@ -46,6 +46,7 @@ Faults = tuple[Fault, ...]
 
 PHASES = ("mirror", "step", "bake")
 
+SOURCE = "source"
 _KIND, _LOW, _HIGH = "headgate.kind", "headgate.low", "headgate.high"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -70,6 +71,11 @@ def count(default: int | None, *, low: int = 0, high: float = math.inf) -> Any:
 
 def number(default: float | None, *, low: float = -math.inf, high: float = math.inf) -> Any:
     return _field(default, "number", low, high)
+
+
+def source(default: str) -> Any:
+    """The name of a metric source in headgate.yml; validation looks whether it is there."""
+    return _field(default, SOURCE, -math.inf, math.inf)
 
 
 def phases(default: tuple[str, ...] = PHASES) -> Any:
@@ -131,6 +137,12 @@ def parse(params_type: type[T], data: Mapping[str, Any]) -> tuple[T | None, Faul
         return None, (error.fault,)
     except (TypeError, ValueError) as error:  # a dataclass that checks itself, or a field without a default
         return None, (Fault("", str(error)),)
+
+
+def sources(value: Any) -> dict[str, str]:
+    """The fields of filled parameters that name a metric source: field -> source."""
+    named = [f.name for f in dataclasses.fields(value) if f.metadata.get(_KIND) == SOURCE]
+    return {name: getattr(value, name) for name in named}
 
 
 @functools.cache
@@ -245,6 +257,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "text": _text,
     "texts": _texts,
     "phases": _phases,
+    SOURCE: _text,
     "flag": _flag,
     "any": lambda raw: raw,
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from headgate.evidence import Detection, Look, Need, Traffic, Verdict
+from headgate.evidence import Detection, Look, Need, Sample, Traffic, Verdict
 from headgate.table import RouteRevision
 from headgate.target import DeploymentTarget, ModelPin, Source
 from headgate.workload import Artifact, Launch, Replica, Workload
@@ -60,6 +60,17 @@ class Gate(Protocol[P]):
     def needs(self, params: P) -> Sequence[Need]: ...
     def judge(self, params: P, looks: Sequence[Look], alpha: float) -> Verdict: ...
     def power(self, params: P, traffic: Traffic, alpha: float) -> Detection | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Whom a sample is of, and when it is asked for."""
+
+    endpoint: str
+    deployment: str
+    revision: str
+    arm: str  # candidate | stable
+    now: float  # seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +155,19 @@ class Resolver(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class EvidenceSource(Protocol):
+    """One source of headgate.yml's `metrics`. Made of its `MetricSource` and its token (empty: none)."""
+
+    def collect(self, need: Need, window: Window) -> Sample:
+        """Asks once, within the source's time limit. What goes wrong is the sample's problem, never raised.
+
+        Several threads may ask at once.
+        """
+        ...
+
+    def close(self) -> None: ...
 
 
 class Record(Protocol):

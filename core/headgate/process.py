@@ -59,6 +59,15 @@ class Issuer:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricSource:
+    """Where samples come from. Its token is no part of it: it lies with the controller, by host."""
+
+    kind: str  # prometheus | webhook, or a plugin's
+    url: str
+    timeout_s: float = 5.0  # below the shortest sensible interval between two questions
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """headgate.yml."""
 
@@ -71,6 +80,7 @@ class Settings:
     interpreters: Mapping[str, str] = field(default_factory=dict)  # "3.10" -> path of that interpreter
     catalogue: str = ""  # folder that azureml:NAME:VERSION models are looked up in; relative to the repo root
     capacity: str = "fixed"  # fixed | elastic: nodes come as needed, so nothing waits or is refused for lack of them
+    metrics: Mapping[str, MetricSource] = field(default_factory=dict)  # by the name gates use
     removal_grace_s: float = 600.0  # an endpoint's folder removed with traffic keeps serving this long
     oidc: Issuer | None = None  # None: `auth_mode: aad_token` is refused
     process: Process = Process()  # default rollout

@@ -12,7 +12,7 @@ from typing import Any
 from headgate import fields
 from headgate.check import check, wrong
 from headgate.findings import Finding
-from headgate.process import InstanceType, Issuer, MirrorPhase, Process, Settings
+from headgate.process import InstanceType, Issuer, MetricSource, MirrorPhase, Process, Settings
 from headgate.yamltext import Document, Path
 
 UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -44,6 +44,7 @@ def read_settings(document: Document) -> tuple[Settings, tuple[Finding, ...]]:
         capacity=values.get("capacity", Settings().capacity).lower(),
         removal_grace_s=seconds(values.get("removal_grace", "10m")),
         oidc=_issuer(values["oidc"]) if values.get("oidc") else None,
+        metrics={name: _source(item) for name, item in (values.get("metrics") or {}).items()},
         process=process_of(values.get("rollout") or {}, Process()),
     )
     return settings, ()
@@ -98,6 +99,11 @@ def _issuer(values: Mapping[str, Any]) -> Issuer:
         jwks=values.get("jwks", ""),
         claims={name: tuple(allowed) for name, allowed in (values.get("claims") or {}).items()},
     )
+
+
+def _source(values: Mapping[str, Any]) -> MetricSource:
+    longest = seconds(values["timeout"]) if "timeout" in values else MetricSource("", "").timeout_s
+    return MetricSource(values["kind"], values["url"].rstrip("/"), longest)
 
 
 def _instance_type(values: Mapping[str, Any]) -> InstanceType:

@@ -70,6 +70,10 @@ class DataFolder:
         return self.root / "services"
 
     @property
+    def metrics(self) -> Path:  # metrics/<host[:port]>: the token sent to metric sources of that host, and to no other
+        return self.root / "metrics"
+
+    @property
     def sources(self) -> Path:  # scratch of builds
         return self.root / "sources"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headgate import PairKind, plugins
-from headgate.evidence import Approval, Look
+from headgate.evidence import Approval, Look, Sample
 from headgate.testing import GATE, Check, GateCase, counts, look, pair
 
 GATES = plugins.load("headgate.gate")
@@ -43,11 +43,18 @@ def spoken(approved: bool) -> list[Look]:
     return [FINE[0], said, FINE[1]]
 
 
+def sampled(value: float) -> list[Look]:
+    return [
+        Look("step", 1, float(at), 0.0, samples=(Sample("prometheus", "up", "candidate", value),)) for at in range(9)
+    ]
+
+
 CASES: dict[str, tuple[Sequence[Look], Sequence[Look], dict[str, Any]]] = {  # evidence: passes, fails; parameters
     "error-rate": (FINE, [look(counts(150, 50), counts(800))] * 40, {"max_increase": 0.02}),
     "expr": (FINE, [look(counts(150, 50), counts(800))] * 40, {}),
     "latency": (FINE, [look(counts(200, ms=900.0), counts(800))] * 40, {}),
     "manual": (spoken(True), spoken(False), {}),
+    "metric": (sampled(0.5), sampled(2.0), {"query": "up", "max": 1.0}),
     "mirror-diff": (pairs(1.0), pairs(-3.0), {"rel": 0.01}),
     "schema": (shaped(), shaped("score"), {}),
 }

@@ -12,12 +12,13 @@ import pytest
 import headgate
 
 PUBLIC = {
-    "evidence": "Answer Batch Counts Detection Difference Look Need Outcome Pair PairKind Result Traffic Verdict",
+    "evidence": "Answer Approval Batch Counts Detection Difference Look Need Outcome Pair PairKind Result Sample"
+    " Traffic Verdict",
     "findings": "ConflictError Finding FindingsError HeadgateError Place PolicyDenied Severity SpecError TerminalError"
     " TransientError",
     "plan": "Op Plan",
-    "ports": "Builder Catalogue Engine Gate Platform Record Run Secrets Server Tree",
-    "process": "InstanceType MirrorPhase Process Settings",
+    "ports": "Builder Catalogue Engine EvidenceSource Gate Platform Record Run Secrets Server Tree Window",
+    "process": "InstanceType MetricSource MirrorPhase Process Settings",
     "rollout": "Event Head Rollout",
     "table": "EndpointRoute Mirror RouteRevision RouteTable",
     "target": "DeploymentTarget EnvironmentPin ModelPin RouterSettings RunSettings Source SourcePath Target",

@@ -15,6 +15,7 @@ from headgate.reading import Reading
 from headgate.target import ModelPin, SourcePath
 from headgate_kit.worktree import WorkTree
 from headgate_policies.gates.expression import gate as expression
+from headgate_policies.gates.metric import gate as metric
 
 ENDPOINT = "name: fraud\nauth_mode: key\ntraffic:\n  blue: 90\n  green: 10\n"
 DEPLOYMENT = """\
@@ -49,6 +50,7 @@ BASE = {
     "endpoints/fraud/deployments/green.yml": DEPLOYMENT.format(name="green"),
 }
 BLUE = "endpoints/fraud/deployments/blue.yml"
+PROM = "metrics: {prom: {kind: prometheus, url: 'http://prometheus:9090'}}"
 
 
 @dataclass
@@ -416,6 +418,26 @@ def test_an_expression_is_compiled_where_it_is_written(repo: Repo) -> None:
     (found,) = reading.check_gates(repo.read(), tree, {"expr": expression.params})
     assert (str(found.place), found.code) == ("endpoints/fraud/rollout.yml:2:39", "gate-parameter")
     assert found.message == "gate `expr`: 1:31: undeclared reference 'canary.p98'"
+
+
+@pytest.mark.parametrize(
+    ("gate", "settings", "code", "says"),
+    [
+        ("{source: prom, query: up, max: 1}", PROM, "", ""),
+        ("{source: prim, query: up, max: 1}", PROM, "metric-source", "no metric source `prim`"),
+        ("{source: prom, query: up, max: 1}", "removal_grace: 1m", "metric-source", "no metric source `prom`"),
+        ("{source: prom, max: 1}", PROM, "gate-parameter", "`query` is missing"),
+        ("{source: prom, query: up}", PROM, "gate-parameter", "there is no limit"),
+    ],
+    ids=["fine", "misspelt", "none", "no-query", "no-limit"],
+)  # fmt: skip
+def test_a_metric_needs_a_source_a_query_and_a_limit(
+    repo: Repo, gate: str, settings: str, code: str, says: str
+) -> None:
+    tree = repo.write({"endpoints/fraud/rollout.yml": f"gates:\n  metric: {gate}\n", "headgate.yml": settings + "\n"})
+    found = reading.check_gates(repo.read(), tree, {"metric": metric.params})
+    assert [f.code for f in found] == ([code] if code else [])
+    assert all(says in f.message and f.place.line == 2 for f in found)
 
 
 def test_rollout_yml_is_merged_over_the_default_process(repo: Repo) -> None:

@@ -13,6 +13,7 @@ from headgate.testing.records import RECORD
 from headgate.testing.resolvers import RESOLVER, ResolverCase
 from headgate.testing.secrets import SECRETS
 from headgate.testing.servers import SERVER, ServerCase
+from headgate.testing.sources import SOURCE, SourceCase
 from headgate.testing.suite import Check, Suite, Wait
 from headgate.testing.values import FAST, counts, deployment, look, pair, target, verdict
 from headgate.testing.world import World
@@ -28,6 +29,7 @@ __all__ = [
     "RESOLVER",
     "SECRETS",
     "SERVER",
+    "SOURCE",
     "BuilderCase",
     "CatalogueCase",
     "Check",
@@ -36,6 +38,7 @@ __all__ = [
     "PlatformCase",
     "ResolverCase",
     "ServerCase",
+    "SourceCase",
     "Suite",
     "Wait",
     "World",
