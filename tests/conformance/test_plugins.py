@@ -83,7 +83,7 @@ def read(folder: Path, rollout: str, loaded: plugins.Loaded) -> tuple[Reading, t
 
 def test_the_gate_is_found_beside_ours(loaded: plugins.Loaded) -> None:
     assert loaded.findings == ()
-    assert set(loaded.adapters) == {"error-rate", "latency", "mirror-diff", "timeout-budget"}
+    assert {"error-rate", "latency", "mirror-diff", "timeout-budget"} <= set(loaded.adapters)
 
 
 def test_rollout_yml_names_it_and_it_judges(files: Mapping[str, str], loaded: plugins.Loaded, tmp_path: Path) -> None:
