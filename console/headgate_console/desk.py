@@ -126,7 +126,7 @@ def plan_changes(root: Path, span: str, rate: float) -> list[Change]:
 @click.argument("span", metavar="[BASE..HEAD]", default="")
 @click.option("--repo", "root", type=click.Path(path_type=Path), default=Path(), help="Work tree. Default: here.")
 def workflow(endpoint: str, span: str, root: Path) -> Exit:
-    """Print the Argo Workflow that a change of one endpoint would run; both engines run this very document."""
+    """Print the Argo Workflow that a change of one endpoint would run; every engine runs this very document."""
     from headgate.plan import workflow_name
     from headgate_console.print import machine
     from headgate_pipelines.rollout import workflow as document

@@ -26,6 +26,7 @@ VERBS = {
     "validate": "desk",
     "plan": "desk",
     "workflow": "desk",
+    "templates": "templates",
     "up": "up",
     "down": "up",
     "status": "live",

@@ -1,7 +1,7 @@
 """One op of a workflow: asks the control API for its phase's verb and waits until the phase has ended.
 
     python -m headgate_pipelines.op VERB --endpoint NAME --op-key WORKFLOW/OP [--percent P] [--status S]
-    python -m headgate_pipelines.op open NAME [--commit ID]
+    python -m headgate_pipelines.op open|rollout NAME [--commit ID]
 
 Exit: 0 done, 3 no, 75 try again, anything else permanent (`contract.py`). It decides nothing and remembers nothing:
 killed and started again with the same op-key it is told the same. Standard library only, so that it starts in 40 ms;
@@ -24,7 +24,7 @@ from urllib.parse import quote, urlsplit
 
 from headgate_pipelines import contract
 
-VERBS = ("build", "smoke", "deploy", "mirror", "step", "finalize", "close", "open")
+VERBS = ("build", "smoke", "deploy", "mirror", "step", "finalize", "close", "open", "rollout")
 WAIT_S = 20.0  # how long the control API may hold one question
 TIMEOUT_S = WAIT_S + 15.0  # then the connection counts as dead
 PATIENCE_S = 120.0  # how long nobody may answer: a controller that restarts takes seconds
@@ -64,11 +64,16 @@ class Control:
     def post(self, path: str, body: Any) -> Any:
         """The reply's JSON. Raises Ended: refused, or nobody answered for `patience_s`."""
         content = json.dumps(body).encode()
-        text = self._patiently(lambda: self._text(path, content))
+        return _json(path, self._patiently(lambda: self._text("POST", path, content)))
+
+    def read(self, path: str) -> Any:
+        """The reply's JSON; None: there is no such thing. Raises Ended as `post`."""
         try:
-            return json.loads(text)
-        except ValueError:
-            raise Ended(contract.FAILED, f"the control API's answer to {path} is not JSON") from None
+            return _json(path, self._patiently(lambda: self._text("GET", path, None)))
+        except Ended as error:
+            if " 404 " in str(error):
+                return None
+            raise
 
     def download(self, path: str, into: Path) -> None:
         """A file, written to `into`. Raises Ended as `post`."""
@@ -84,8 +89,8 @@ class Control:
                     raise Ended(contract.AGAIN, f"no answer for {self.patience_s:g} s: {error}") from None
                 time.sleep(next(pauses))
 
-    def _text(self, path: str, content: bytes) -> bytes:
-        response = self._ask("POST", path, content)
+    def _text(self, method: str, path: str, content: bytes | None) -> bytes:
+        response = self._ask(method, path, content)
         try:
             text = response.read(REPLY_LIMIT + 1)
         except (OSError, http.client.HTTPException) as error:
@@ -136,6 +141,13 @@ class Control:
             raise Silent(f"{Path(self._file).name} names no control API") from None
 
 
+def _json(path: str, text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise Ended(contract.FAILED, f"the control API's answer to {path} is not JSON") from None
+
+
 def _token() -> str:
     file = os.environ.get(contract.ENV_TOKEN_FILE, "")
     if not file:
@@ -172,18 +184,20 @@ def _refusal(path: str, response: http.client.HTTPResponse) -> str:
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("headgate_pipelines.op", description="One op of a rollout's workflow.")
     parser.add_argument("verb", choices=VERBS)
-    parser.add_argument("name", nargs="?", default="", help="open: the endpoint")
+    parser.add_argument("name", nargs="?", default="", help="open, rollout: the endpoint")
     parser.add_argument("--endpoint", default="")
     parser.add_argument("--op-key", default="", help="ROLLOUT/OP: the name under which the effect is recorded once")
     parser.add_argument("--percent", default="", help="step, mirror: of the way to the traffic asked for, of requests")
     parser.add_argument("--status", default="", help="close: how the workflow ended")
-    parser.add_argument("--commit", default="", help="open: the commit whose rollout it is; any when left out")
+    parser.add_argument("--commit", default="", help="open, rollout: whose it is; open: any when left out")
     parser.add_argument("--patience", type=float, default=PATIENCE_S, help="seconds that nobody may answer")
     given = parser.parse_args(argv)
     given.endpoint = given.endpoint or given.name
     if not given.endpoint:
         parser.error("--endpoint is missing")
-    if given.verb != "open" and not all(given.op_key.rpartition("/")[::2]):
+    if given.verb == "rollout" and not given.commit:
+        parser.error("--commit is missing")
+    if given.verb not in ("open", "rollout") and not all(given.op_key.rpartition("/")[::2]):
         parser.error("--op-key ROLLOUT/OP is missing")
     return given
 
@@ -193,6 +207,8 @@ def run(given: argparse.Namespace) -> str:
     control = Control(given.patience)
     if given.verb == "open":
         return _open(control, given)
+    if given.verb == "rollout":
+        return _rollout(control, given)
     asked = {k: v for k, v in (("percent", given.percent), ("status", given.status)) if v}
     request = {"op_key": given.op_key, "endpoint": given.endpoint, "arguments": asked, "wait_s": WAIT_S}
     said = ""
@@ -241,6 +257,17 @@ def _open(control: Control, given: argparse.Namespace) -> str:
             time.sleep(next(pauses))
     _leave({"rollout": str(reply["rollout"]), "token": str(reply["token"])})
     return f"rollout {reply['rollout']}"
+
+
+def _rollout(control: Control, given: argparse.Namespace) -> str:
+    """How the rollout of a commit ends; the controller runs it, this only watches."""
+    from headgate_pipelines import follow
+
+    code, message, outputs = follow.rollout(control.read, given.endpoint, given.commit, given.patience)
+    _leave(outputs)
+    if code != contract.DONE:
+        raise Ended(code, message)
+    return message
 
 
 def _work(control: Control, given: argparse.Namespace, work: Any) -> Any:

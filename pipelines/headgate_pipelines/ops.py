@@ -47,6 +47,35 @@ def open_rollout(endpoint: str, commit: str = "", *, image: str = IMAGE, timeout
     return _container("open", args, image=image, timeout_s=timeout_s, outputs=[_output("rollout"), _output("token")])
 
 
+def launched(endpoint: str, commit: str, *, image: str = IMAGE, timeout_s: float = JUDGED_TIMEOUT_S) -> Container:
+    """Waits until the rollout of a commit has ended; fails when it did not succeed.
+
+    The controller runs the rollout by itself: this is for what a pipeline does afterwards.
+
+    Args:
+        commit: the id, or how it begins; may hold references.
+    Returns:
+        A template with the output parameters `rollout`, `state` and `message`.
+    """
+    outputs = [_output("rollout", default=""), _output("state", default=""), _output("message", default="")]
+    return _container(
+        "rollout", ["rollout", endpoint, "--commit", commit], image=image, timeout_s=timeout_s, outputs=outputs
+    )
+
+
+def joined(verb: str, *, image: str = IMAGE, timeout_s: float = JUDGED_TIMEOUT_S) -> Container:
+    """A verb whose endpoint, rollout, token and percent are all input parameters: for a `WorkflowTemplate`."""
+    percent = "{{inputs.parameters.percent}}"
+    takes = verb in (phases.MIRROR, phases.STEP)
+    op = f"{verb}-{percent}" if verb == phases.STEP else verb
+    more = ("--percent", percent) if takes else ()
+    found = _ask(verb, op, "{{inputs.parameters.endpoint}}", True, image, timeout_s, *more)
+    found.name = verb
+    given = [Parameter(name="endpoint"), *([Parameter(name="percent")] if takes else [])]
+    found.inputs = [*given, Parameter(name="rollout"), Parameter(name="token")]
+    return found
+
+
 def build(endpoint: str, *, joined: bool = False, image: str = IMAGE, timeout_s: float = 2_700.0) -> Container:
     """Builds what is not built yet. The one op that works itself."""
     return _ask(phases.BUILD, phases.BUILD, endpoint, joined, image, timeout_s)

@@ -1,97 +1,70 @@
-"""Waiting for an endpoint: when it ends, with which code, and what a restarting controller does to it."""
+"""The op `rollout` watches until a commit's rollout has ended, and says how."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from headgate.control import EndpointStatus, RolloutStatus
-from headgate.findings import Finding, FindingsError, Place
-from headgate_console.connect import refusals
-from headgate_console.exits import Exit
-from headgate_console.watch import Printed, Watch, outcome
+from headgate_pipelines import contract, follow
 
 
-def endpoint(state: str, sync: str = "Synced", rollout: RolloutStatus | None = None) -> EndpointStatus:
-    return EndpointStatus("e", "http://x", state, sync, "abc", 1, 1, "", (), rollout)
+class Controller:
+    """Answers each look in turn, the last answer again and again."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.paths: list[str] = []
+
+    def __call__(self, path: str) -> Any:
+        self.paths.append(path)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
-def rollout(ended_at: float | None) -> RolloutStatus:
-    return RolloutStatus("ro", "e", "abc", 1, "running", "c", 0.0, ended_at, "", ())
+def shown(state: str, commit: str = "c0ffee", message: str = "", *ops: tuple[str, str, str]) -> dict[str, Any]:
+    told = [{"name": name, "state": now, "message": said} for name, now, said in ops]
+    return {"id": f"ro-fraud-{commit}-1", "commit": commit, "state": state, "message": message, "ops": told}
+
+
+def run(controller: Controller, commit: str = "c0ffee", patience_s: float = 60.0) -> tuple[int, str, dict[str, str]]:
+    return follow.rollout(controller, "fraud", commit, patience_s, pause_s=0.0)
 
 
 @pytest.mark.parametrize(
-    ("status", "code"),
+    ("state", "code"),
     [
-        (endpoint("Healthy"), Exit.OK),
-        (endpoint("Drained"), Exit.OK),
-        (endpoint("Degraded"), Exit.DEGRADED),
-        (endpoint("RolledBack"), Exit.DEGRADED),
-        (endpoint("Healthy", "Rejected"), Exit.REFUSED),
-        (endpoint("Progressing"), None),
-        (endpoint("Paused"), None),
-        (endpoint("Pending"), None),
-        (endpoint("Healthy", rollout=rollout(None)), None),
-        (endpoint("Degraded", rollout=rollout(None)), None),
-        (endpoint("Healthy", rollout=rollout(5.0)), Exit.OK),
+        pytest.param("succeeded", contract.DONE, id="succeeded"),
+        pytest.param("failed", contract.NO, id="failed"),
+        pytest.param("aborted", contract.NO, id="aborted"),
+        pytest.param("superseded", contract.NO, id="superseded"),
     ],
 )
-def test_a_wait_ends_when_the_endpoint_has_settled(status: EndpointStatus, code: Exit | None) -> None:
-    assert outcome(status) is code
+def test_how_the_rollout_ended_is_how_the_op_ends(state: str, code: int) -> None:
+    controller = Controller([shown("running")], [shown("paused")], [shown(state, "c0ffee", "latency-p99")])
+    ended, message, outputs = run(controller)
+    assert (ended, message) == (code, f"rollout ro-fraud-c0ffee-1 {state}: latency-p99")
+    assert outputs == {"rollout": "ro-fraud-c0ffee-1", "state": state, "message": message}
 
 
-def error(code: str) -> FindingsError:
-    return FindingsError(Finding(code, "m", "", "", Place("x")))
+def test_each_op_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    smoke, step = ("smoke", "passed", "ok"), ("step-5", "running", "")
+    controller = Controller(
+        [shown("running", "c0ffee", "", smoke, ("step-5", "waiting", ""))],
+        [shown("running", "c0ffee", "", smoke, ("step-5", "waiting", ""))],
+        [shown("running", "c0ffee", "", smoke, step)],
+        [shown("succeeded")],
+    )
+    run(controller)
+    assert capsys.readouterr().out.splitlines() == ["smoke passed: ok", "step-5 running"]
 
 
-def answers(*given: EndpointStatus | FindingsError) -> Callable[[], EndpointStatus]:
-    left: Iterator[EndpointStatus | FindingsError] = iter(given)
-
-    def ask() -> EndpointStatus:
-        answer = next(left)
-        if isinstance(answer, FindingsError):
-            raise answer
-        return answer
-
-    return ask
+def test_a_commit_the_controller_does_not_know_yet_is_waited_for() -> None:
+    controller = Controller(None, [], [shown("succeeded", "bad")], [shown("succeeded")])
+    assert run(controller)[0] == contract.DONE
+    assert set(controller.paths) == {"/endpoints/fraud/rollouts"}
 
 
-def watch(*given: EndpointStatus | FindingsError, arrived: Callable[[], bool] = lambda: True) -> Exit:
-    return Watch(answers(*given), lambda *_: [], arrived, every_s=0).run(Printed())
-
-
-def test_a_controller_that_restarts_is_waited_for() -> None:
-    assert watch(endpoint("Progressing"), error("not-running"), endpoint("Healthy")) is Exit.OK
-
-
-def test_an_endpoint_that_is_not_there_ends_the_wait() -> None:
-    with pytest.raises(FindingsError, match="not-found"):
-        watch(error("not-found"), endpoint("Healthy"))
-
-
-def test_until_the_commit_is_acted_on_nothing_else_counts() -> None:
-    looks = iter([False, False, True])
-    given = (error("not-found"), endpoint("Degraded"), endpoint("Healthy"))
-    assert watch(*given, arrived=lambda: next(looks)) is Exit.OK
-
-
-def test_a_timeout_has_its_own_code() -> None:
-    waits = Watch(lambda: endpoint("Progressing"), lambda *_: [], timeout_s=0.0, every_s=0)
-    assert waits.run(Printed()) is Exit.TIMEOUT
-
-
-def test_without_a_terminal_only_changes_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    watch(endpoint("Progressing"), endpoint("Progressing"), endpoint("Healthy"))
-    assert len(capsys.readouterr().out.splitlines()) == 2
-
-
-def test_findings_of_the_controller_are_passed_on() -> None:
-    body = b'{"findings":[{"code":"gate-closed","message":"m","why":"w","fix":"f","place":{"file":"x"}}]}'
-    assert [f.code for f in refusals("/status", 409, body)] == ["gate-closed"]
-
-
-@pytest.mark.parametrize(("status", "code"), [(404, "not-found"), (500, "control-refused")])
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"findings": 3}', b'{"findings": []}', b"\xff"])
-def test_an_answer_that_says_nothing_readable_is_a_finding_too(status: int, code: str, body: bytes) -> None:
-    assert [f.code for f in refusals("/endpoints/x?y=1", status, body)] == [code]
+def test_a_commit_that_rolls_nothing_out_is_worth_another_try_and_no_more() -> None:
+    code, message, outputs = run(Controller([shown("succeeded", "bad")]), patience_s=0.0)
+    assert (code, outputs) == (contract.AGAIN, {})
+    assert message == "fraud has no rollout of c0ffee after 0 s"

@@ -66,11 +66,16 @@ def verb(template: Mapping[str, Any]) -> str:
 
 
 def volumes(settings: OpSettings, secret: str, *, builds: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A pod's volumes and its container's mounts: somewhere to write, the op's token, the registry's password."""
+    """A pod's volumes and its container's mounts: somewhere to write, the op's token, the registry's password.
+
+    Args:
+        secret: that holds the token; empty: the op has one of its own.
+    """
     found: list[tuple[str, str, dict[str, Any]]] = [("tmp", "/tmp", {"emptyDir": {}})]
     data = {"sizeLimit": settings.build_disk} if builds else {}
     found.append(("data", DATA, {"emptyDir": data}))
-    found.append(("op-token", TOKEN_FOLDER, {"secret": {"secretName": secret, "defaultMode": 0o440}}))
+    if secret:
+        found.append(("op-token", TOKEN_FOLDER, {"secret": {"secretName": secret, "defaultMode": 0o440}}))
     if builds and settings.registry_secret:
         items = [{"key": ".dockerconfigjson", "path": "config.json"}]
         source = {"secretName": settings.registry_secret, "items": items, "defaultMode": 0o440}
@@ -84,7 +89,7 @@ def volumes(settings: OpSettings, secret: str, *, builds: bool) -> tuple[list[di
 
 def environment(
     settings: OpSettings, given: Mapping[str, str], *, builds: bool, own_token: bool
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     """Variables of one op of ours.
 
     Args:

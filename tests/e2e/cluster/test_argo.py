@@ -9,6 +9,7 @@ HEADGATE_E2E_ARGO_NAMESPACE, and set HEADGATE_E2E_RUNNER to an image with `headg
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import uuid
 from collections.abc import Iterator
@@ -25,12 +26,13 @@ from headgate.planning import make_plan
 from headgate.rollout import Head
 from headgate.testing import ENGINE, Check, EngineCase, deployment, target
 from headgate_kit.kube import Cluster, Kind
-from headgate_kit.kube.kinds import DEFINITION, DEPLOYMENT, SECRET, WORKFLOW
+from headgate_kit.kube.kinds import DEFINITION, DEPLOYMENT, SECRET, WORKFLOW, WORKFLOW_TEMPLATE
 from headgate_kit.layout import DataFolder
 from headgate_pipelines import rollout
 from headgate_pipelines.engines.argo.engine import ArgoEngine
 from headgate_pipelines.engines.argo.mode import argo_mode
 from headgate_pipelines.engines.settings import OpSettings
+from headgate_pipelines.templates import documents
 from kubeserver import wait_for
 
 ON = os.environ.get("HEADGATE_E2E") == "cluster" and bool(os.environ.get("KUBECONFIG"))
@@ -160,6 +162,22 @@ def test_a_task_set_is_answered_without_a_pod_and_soon(
     record_property("task-set", said)
     print(said)
     assert len(times) == len(set(asked)) == 5 * 8
+
+
+def test_the_templates_for_a_teams_pipeline_are_accepted(cluster: Cluster) -> None:
+    for document in documents(OpSettings(), {"HEADGATE_CONTROL": "http://headgate-controller:7070"}):
+        cluster.apply(WORKFLOW_TEMPLATE, document)
+        stored = cluster.get(WORKFLOW_TEMPLATE, document["metadata"]["name"]) or {}
+        assert stored["spec"] == document["spec"]
+
+
+def test_the_pipeline_of_the_docs_is_accepted(cluster: Cluster) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "pipelines.md").read_text("utf-8")
+    shown: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], shown)
+    document = shown["retrain"]("7").to_dict()
+    cluster.create(WORKFLOW, document)
+    assert (cluster.get(WORKFLOW, "retrain-fraud-7") or {})["spec"] == document["spec"]
 
 
 def test_the_way_light_ops_run_is_found_out(cluster: Cluster) -> None:

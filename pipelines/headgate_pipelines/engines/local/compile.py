@@ -164,7 +164,7 @@ class _Compiler:
             timeout_s=self.seconds(f"{scope.where}.timeout", template.get("timeout")),
             attempt_s=self.seconds(f"{scope.where}.activeDeadlineSeconds", template.get("activeDeadlineSeconds")),
             image=str(block.get("image") or ""),
-            pod={name: at[name] for at, name in _places(template, block) if at.get(name)},
+            pod={**{name: at[name] for at, name in _places(template, block) if at.get(name)}, **_from_elsewhere(block)},
         )
         if self.images is None:
             self.fits_a_pod(node, scope)
@@ -203,6 +203,8 @@ class _Compiler:
     def env(self, block: Mapping[str, Any], scope: Scope) -> dict[str, Text]:
         found = {}
         for variable in block.get("env") or ():
+            if self.images is None and "valueFrom" in variable:
+                continue  # the pod's: `_from_elsewhere`
             self.known(f"{scope.where}.env.{variable.get('name')}", "env", variable, fields.ENV)
             found[str(variable.get("name"))] = self.text(fields.text_of(variable.get("value", "")), scope)
         return found
@@ -377,6 +379,12 @@ class _Call:
 def _places(template: Mapping[str, Any], block: Mapping[str, Any]) -> tuple[tuple[Mapping[str, Any], str], ...]:
     """Where a template says on what a pod runs."""
     return (block, "resources"), (template, "nodeSelector"), (template, "tolerations")
+
+
+def _from_elsewhere(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables whose values the cluster looks up, such as a Secret's."""
+    found = [variable for variable in block.get("env") or () if "valueFrom" in variable]
+    return {"env": found} if found else {}
 
 
 def _task_result(match: re.Match[str]) -> boolean.Expression:

@@ -74,7 +74,7 @@ class Leaf:
     timeout_s: float | None = None  # of the node, over all its attempts
     attempt_s: float | None = None  # of one attempt
     image: str = ""  # read where containers run
-    pod: Mapping[str, Any] = field(default_factory=dict)  # resources, nodeSelector, tolerations: likewise
+    pod: Mapping[str, Any] = field(default_factory=dict)  # resources, nodeSelector, tolerations, env: likewise
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ def pod(
     variables = placing.environment(settings, given, builds=builds, own_token=contract.ENV_TOKEN in start.env)
     variables += [{"name": contract.ENV_TERMINATION, "value": TERMINATION}]
     variables += [{"name": name, "value": value} for name, value in start.env.items()]
+    variables += leaf.pod.get("env") or []
     container = {
         "name": "main",
         "image": leaf.image,

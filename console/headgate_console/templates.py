@@ -1,0 +1,46 @@
+"""`headgate templates`: what a team's own Argo pipeline refers to. Asks nobody."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import click
+
+from headgate_console import options
+from headgate_console.exits import Exit
+
+# Of the controller's environment, or of whoever calls: what its ops are given there.
+GIVEN = (
+    "HEADGATE_CONTROL",
+    "HEADGATE_BUILDER",
+    "HEADGATE_REGISTRY",
+    "HEADGATE_REGISTRY_INSECURE",
+    "HEADGATE_BASE_IMAGE",
+)
+CONTROL = "http://headgate-controller:7070"  # the chart's Service, seen from its namespace
+
+
+@options.verb()
+@click.option("--namespace", default="", help="Put into both documents. Default: none, `kubectl -n` decides.")
+@click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", help="How it is printed.")
+def templates(namespace: str, output: str) -> Exit:
+    """Print Headgate's ops and the whole rollout as Argo WorkflowTemplates, for a team's own pipelines.
+
+    Image, accounts and build settings come from the environment, as the controller's do: print them in its pod.
+    """
+    from headgate_console.print import machine
+    from headgate_pipelines.engines.settings import from_environment
+    from headgate_pipelines.templates import documents
+
+    found = documents(from_environment(os.environ), given(os.environ), namespace=namespace)
+    if output == "json":
+        click.echo(machine({"apiVersion": "v1", "kind": "List", "items": found}, "json"))
+    else:
+        click.echo("---\n".join(machine(document, "yaml").rstrip("\n") + "\n" for document in found), nl=False)
+    return Exit.OK
+
+
+def given(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables of every op; no token is among them."""
+    return {"HEADGATE_CONTROL": CONTROL} | {name: environment[name] for name in GIVEN if environment.get(name)}
