@@ -19,6 +19,7 @@ from headgate_kit.kube.kinds import NODE, POD
 log = logging.getLogger("bench.kubelet")
 BEAT_S = 10.0
 POOL = "stub"
+TAINT = {"key": "headgate.dev/pool", "value": POOL, "effect": "NoSchedule"}  # replicas of that pool tolerate it
 THREADS = 8
 
 
@@ -68,8 +69,8 @@ class StubNode:
         ready = {"type": "Ready", "status": "True", "reason": "Stub", "message": "", "lastHeartbeatTime": now}
         status = {"capacity": self._room, "allocatable": self._room, "conditions": [ready]}
         self._cluster.patch(NODE, self._name, {"status": status}, subresource="status")
-        # What the node controller put on a node that had not reported yet.
-        self._cluster.patch(NODE, self._name, {"spec": {"taints": None}})
+        # Instead of what the node controller put on a node that had not reported yet; and nobody else's pod comes here.
+        self._cluster.patch(NODE, self._name, {"spec": {"taints": [TAINT]}})
 
     def _changed(self, pod: Object, gone: bool) -> None:
         if not gone and pod["spec"].get("nodeName") == self._name:

@@ -22,6 +22,7 @@ from headgate_kit.kube.kinds import DEPLOYMENT, POD
 from kubeserver import wait_for
 
 RUNNER = os.environ.get("HEADGATE_E2E_RUNNER", "")
+POOL = os.environ.get("HEADGATE_E2E_POOL", "")  # value of the label headgate.dev/pool; empty: any node
 NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 PATIENCE_S = 120.0
 
@@ -44,7 +45,7 @@ os.execv(sys.executable, [sys.executable, "-P", "-m", "headgate_serving.front"])
 
 def workload(revision: str) -> Workload:
     launch = Launch(("python", "-c", REPLICA))
-    return Workload("fraud", "blue", revision, 1, launch, image=RUNNER, cpus=0.1, memory_mb=256)
+    return Workload("fraud", "blue", revision, 1, launch, image=RUNNER, cpus=0.1, memory_mb=256, node_pool=POOL)
 
 
 @pytest.fixture(scope="module")

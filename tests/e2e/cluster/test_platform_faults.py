@@ -1,6 +1,7 @@
 """What goes wrong on a real cluster is said in words a person can act on, and given up within a stated time.
 
-Turn on with HEADGATE_E2E=cluster, KUBECONFIG, and HEADGATE_E2E_RUNNER=IMAGE, as for test_platform.py.
+Turn on with HEADGATE_E2E=cluster, KUBECONFIG, and HEADGATE_E2E_RUNNER=IMAGE, as for test_platform.py. A pool with the
+label headgate.dev/pool=$HEADGATE_E2E_GPU_POOL (gpu when it is not set) needs a free `nvidia.com/gpu`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from headgate_kit.kube.kinds import DEPLOYMENT, POD, RESOURCE_QUOTA
 from kubeserver import wait_for
 
 RUNNER = os.environ.get("HEADGATE_E2E_RUNNER", "")
+POOL = os.environ.get("HEADGATE_E2E_POOL", "")  # value of the label headgate.dev/pool; empty: any node
+GPU_POOL = os.environ.get("HEADGATE_E2E_GPU_POOL", "gpu")
 NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 POLICY = Kind("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", False)
 BINDING = Kind(
@@ -50,7 +53,7 @@ DIES = "import sys; sys.exit('headgate: there is no model')"
 
 def workload(script: str = ANSWERS, **more: object) -> Workload:
     launch = Launch(("python", "-c", script))
-    asked = Workload("fraud", "blue", "r1", 1, launch, image=RUNNER, cpus=0.1, memory_mb=64)
+    asked = Workload("fraud", "blue", "r1", 1, launch, image=RUNNER, cpus=0.1, memory_mb=64, node_pool=POOL)
     return replace(asked, **more)  # type: ignore[arg-type]
 
 
@@ -114,24 +117,24 @@ def test_a_replica_that_dies_says_its_last_words(desk: Desk) -> None:
 
 
 def test_more_gpus_than_any_node_has(desk: Desk) -> None:
-    desk.platform.apply(workload(gpus=1_000, node_pool="gpu"))
+    desk.platform.apply(workload(gpus=1_000, node_pool=GPU_POOL))
     text = desk.given_up()
     assert text.startswith("no node takes it")
     assert "Insufficient nvidia.com/gpu" in text
     found = desk.platform.inventory()
     assert found is not None
-    fit = capacity.fit(found, [Need("fraud/blue", 1, {"nvidia.com/gpu": 1_000.0}, "gpu")])
+    fit = capacity.fit(found, [Need("fraud/blue", 1, {"nvidia.com/gpu": 1_000.0}, GPU_POOL)])
     assert (fit.answer, "nvidia.com/gpu" in fit.text) == (Answer.REFUSE, True), "and the controller says so before"
 
 
 def test_a_gpu_is_given_on_the_tainted_pool(desk: Desk) -> None:
-    desk.platform.apply(workload(gpus=1, node_pool="gpu"))
+    desk.platform.apply(workload(gpus=1, node_pool=GPU_POOL))
     (found,) = desk.wait(lambda r: [x.state for x in r] == [ReplicaState.READY])
     pod = desk.cluster.get(POD, found.logs["inference-server"])
     assert pod is not None
     node = desk.cluster.get(Kind("v1", "Node", "nodes", namespaced=False), pod["spec"]["nodeName"])
     assert node is not None
-    assert node["metadata"]["labels"]["headgate.dev/pool"] == "gpu"
+    assert node["metadata"]["labels"]["headgate.dev/pool"] == GPU_POOL
 
 
 def test_a_quota_that_is_used_up(desk: Desk) -> None:
