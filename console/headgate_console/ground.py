@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ class Ground:
     host: str
     port: int  # 0: any free one
     workers: int
+    tls_cert: str = ""  # absolute; empty: plain HTTP
+    tls_key: str = ""
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls_cert else "http"
 
 
 def settle(repo: str | None, branch: str | None, data: str | None, host: str, port: int | None, workers: int) -> Ground:
@@ -81,8 +88,13 @@ def locate(repo: str) -> str:
     raise FindingsError(_no_repo(folder))
 
 
-def check_host(host: str, insecure: bool) -> None:
-    """Raises: FindingsError `plain-http`."""
+def check_host(host: str, insecure: bool, tls_cert: str = "", tls_key: str = "") -> None:
+    """Raises: FindingsError `plain-http`, `tls-files`: one without the other, or not there."""
+    if tls_cert or tls_key:
+        missing = [path or "(not given)" for path in (tls_cert, tls_key) if not Path(path).is_file()]
+        if missing:
+            raise FindingsError(_tls_files(missing))
+        return
     if host in LOOPBACK or insecure:
         return
     raise FindingsError(
@@ -90,9 +102,19 @@ def check_host(host: str, insecure: bool) -> None:
             code="plain-http",
             message=f"{host} can be reached by others, and the router speaks plain HTTP",
             why="callers' keys and requests could be read on the way",
-            fix="keep the router on 127.0.0.1 behind a proxy that ends TLS, or say --insecure",
+            fix="give --tls-cert and --tls-key, or say --insecure where something before it ends TLS",
             place=Place("--host"),
         )
+    )
+
+
+def _tls_files(missing: Sequence[str]) -> Finding:
+    return Finding(
+        code="tls-files",
+        message=f"no file: {', '.join(missing)}",
+        why="callers could not be greeted with TLS",
+        fix="give the certificate's chain with --tls-cert and its key with --tls-key, both PEM",
+        place=Place("--tls-cert"),
     )
 
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -50,6 +51,8 @@ WILDCARDS = ("0.0.0.0", "::")  # addresses to listen on that nobody can call
 )
 @click.option("--detach", is_flag=True, help="Return once it is up; `headgate down` stops it.")
 @click.option("--keep", is_flag=True, help="Ctrl-C ends only this supervisor; the next `headgate up` adopts the rest.")
+@click.option("--tls-cert", metavar="FILE", default="", help="Speak HTTPS with this certificate chain (PEM).")
+@click.option("--tls-key", metavar="FILE", default="", help="Its key (PEM). Both are read again when they change.")
 @click.option("--insecure", is_flag=True, help="Allow plain HTTP on a --host that others can reach.")
 def up(
     repo: str | None,
@@ -60,11 +63,15 @@ def up(
     workers: int,
     detach: bool,
     keep: bool,
+    tls_cert: str,
+    tls_key: str,
     insecure: bool,
 ) -> Exit:
     """Serve an endpoints repo on this machine. Killed and run again, it adopts what still runs."""
-    ground.check_host(host, insecure)
+    ground.check_host(host, insecure, tls_cert, tls_key)
     asked = ground.settle(repo, branch, data, host, port, workers)
+    if tls_cert:
+        asked = replace(asked, tls_cert=str(Path(tls_cert).absolute()), tls_key=str(Path(tls_key).absolute()))
     return in_background(asked, insecure) if detach else in_foreground(asked, keep)
 
 
@@ -95,7 +102,7 @@ def in_foreground(asked: Ground, keep: bool) -> Exit:
         watched = Supervisor(data, services(data, asked, sock), note)
         stop = stop_on_signals()
         watched.begin()
-        note(f"callers: {url_of(asked.host, port)}/endpoints/NAME/score   stop: Ctrl-C")
+        note(f"callers: {url_of(asked, port)}/endpoints/NAME/score   stop: Ctrl-C")
         if not options.quiet():
             threading.Thread(target=narrate, args=(Control(data), stop), name="narrate", daemon=True).start()
         watched.run(stop)
@@ -154,10 +161,11 @@ def services(data: DataFolder, asked: Ground, sock: socket.socket) -> list[Servi
     branch = ("--branch", asked.branch) if asked.branch else ()
     controller = (sys.executable, "-m", "headgate_controllers", *where, *branch)
     # Not in argv: a URL may hold a password.
+    tls = ("--tls-cert", asked.tls_cert, "--tls-key", asked.tls_key) if asked.tls_cert else ()
     found = [Service(supervisor.CONTROLLER, controller, {**environment, "HEADGATE_REPO": asked.repo})]
     for index in range(asked.workers):
         name, fd = f"router-{index}", sock.fileno()
-        argv = (sys.executable, "-m", "headgate_router", *where, "--worker", name, "--fd", str(fd))
+        argv = (sys.executable, "-m", "headgate_router", *where, "--worker", name, "--fd", str(fd), *tls)
         found.append(Service(name, argv, environment, (fd,)))
     return found
 
@@ -167,14 +175,14 @@ def write_down(data: DataFolder, asked: Ground, sock: socket.socket) -> int:
     port = int(sock.getsockname()[1])
     if not data.token.exists():
         write_atomic(data.token, secrets.token_urlsafe(32).encode() + b"\n", mode=0o600)
-    write_json(data.router, {"url": url_of(asked.host, port), "workers": asked.workers})
+    write_json(data.router, {"url": url_of(asked, port), "workers": asked.workers})
     ground.remember(data, asked, port)
     return port
 
 
-def url_of(host: str, port: int) -> str:
-    named = socket.gethostname() if host in WILDCARDS else host
-    return f"http://[{named}]:{port}" if ":" in named else f"http://{named}:{port}"
+def url_of(asked: Ground, port: int) -> str:
+    named = socket.gethostname() if asked.host in WILDCARDS else asked.host
+    return f"{asked.scheme}://[{named}]:{port}" if ":" in named else f"{asked.scheme}://{named}:{port}"
 
 
 def stop_surplus(data: DataFolder, workers: int) -> None:
@@ -239,6 +247,7 @@ def in_background(asked: Ground, insecure: bool) -> Exit:
         str(asked.workers),
     ]
     argv += ["--insecure"] if insecure else []
+    argv += ["--tls-cert", asked.tls_cert, "--tls-key", asked.tls_key] if asked.tls_cert else []
     child.start(folder, argv, env=dict(os.environ))
     wait_until_up(data, folder)
     url = json.loads(data.router.read_bytes())["url"]

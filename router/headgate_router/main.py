@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import random
 import signal
 import socket
@@ -21,7 +22,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -40,8 +41,11 @@ from headgate_router.metrics import RouterCollector
 from headgate_router.mirror import Mirrors
 from headgate_router.request import MAX_BODY, Desk, suffix
 from headgate_router.routes import Routes
+from headgate_router.tls import Certificate, Entrance
 
 log = logging.getLogger("headgate.router")
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 DRAIN_S = 30  # for running answers to end
 COPIES_S = 1.0  # for running copies to end
@@ -62,6 +66,7 @@ class Settings:
     dataplane: str = ASGI  # or BUILTIN
     connections: int = CONNECTIONS  # of callers
     client_connections: int = CONNECTIONS // 2  # of one client address
+    certificate: Certificate | None = None  # None: plain HTTP
     drain_delay_s: float = 0.0  # served on, unready, before the drain begins: balancers need time to see it
     offer: Path | None = None  # where the listening socket is handed to a new supervisor; None: it is not
 
@@ -82,7 +87,7 @@ class Worker:
         desk = Desk(self.routes, self.book, self.mirrors, draws, settings.max_body)
         self.doors = Doors(desk, suffix(settings.domain), settings.connections, settings.client_connections)
         self.app = app.Front(DataPath(desk), app.build(self.routes, collector, self.unready), settings.domain)
-        self._server = _Server(self._config())
+        self._server = _Server(self._config(), settings.certificate)
         self._ending = False
         self._begun = False  # the replicas of the table on disk were looked for
 
@@ -119,6 +124,8 @@ class Worker:
             loop.create_task(self.feed.run()),
             loop.create_task(sweep(lambda: cast(set[Expires], server.server_state.connections))),
         ]
+        if self.settings.certificate is not None:
+            tasks.append(loop.create_task(self.settings.certificate.keep()))
         gc.collect()
         gc.freeze()  # what lives for ever is not looked at again: shorter pauses
         offered = self._offer(sock)
@@ -169,7 +176,27 @@ class Worker:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handling, which ends the process before the last counts are delivered."""
+    """uvicorn without its signal handling, which ends the process before the last counts are delivered, and with a
+    door of our own for TLS."""
+
+    def __init__(self, config: uvicorn.Config, certificate: Certificate | None) -> None:
+        super().__init__(config)
+        self._certificate = certificate
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._certificate is None:
+            return await super().startup(sockets)
+        await super().startup([])
+        for sock in sockets or []:
+            # It closes, and is waited for, like the servers that uvicorn makes.
+            self.servers.append(cast(Any, Entrance(sock, self._certificate, self._protocol)))
+        return None
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = cast(Any, self.config.http_protocol_class)(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -185,6 +212,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--fd", type=int, help="an inherited listening socket")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080, help="0: any free one, printed on the first line")
+    parser.add_argument("--tls-cert", type=Path, help="certificate chain, PEM; with --tls-key")
+    parser.add_argument("--tls-key", type=Path, help="its key, PEM, without a password")
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        default=os.environ.get("HEADGATE_INSECURE", "") == "true",
+        help="plain HTTP on a --host that others can reach; also HEADGATE_INSECURE=true",
+    )
     parser.add_argument("--domain", default="localhost", help="NAME.DOMAIN is endpoint NAME; empty: by path only")
     parser.add_argument("--max-body", type=int, default=MAX_BODY, help="bytes of a request body")
     parser.add_argument("--dataplane", choices=(BUILTIN, ASGI), default=ASGI, help="how scoring requests are passed on")
@@ -204,6 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = DataFolder(arguments.data)
     try:
         check_control(arguments.control)
+        certificate = certificate_of(arguments)
         data.prepare()
         sock = _listening(arguments)
     except FindingsError as error:
@@ -220,12 +256,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             client_connections=arguments.client_connections,
             control=arguments.control,
             token_file=arguments.token_file,
+            certificate=certificate,
             drain_delay_s=max(0.0, arguments.drain_delay),
             offer=offer,
         )
     )
     host, port = sock.getsockname()[:2]
-    print(f"listening on http://{host}:{port}", flush=True)
+    print(f"listening on {'https' if certificate else 'http'}://{host}:{port}", flush=True)
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(worker.serve(sock))
 
@@ -243,6 +280,26 @@ def check_control(url: str) -> None:
                 place=Place("router"),
             )
         )
+
+
+def certificate_of(arguments: argparse.Namespace) -> Certificate | None:
+    """None: plain HTTP. Raises FindingsError: others could read it on the way, or the files cannot be used."""
+    if arguments.tls_cert and arguments.tls_key:
+        return Certificate(arguments.tls_cert, arguments.tls_key)
+    halves = bool(arguments.tls_cert or arguments.tls_key)
+    if not halves and (arguments.insecure or arguments.fd is not None or arguments.host in LOOPBACK):
+        return None
+    raise FindingsError(
+        Finding(
+            code="tls-files" if halves else "plain-http",
+            message="--tls-cert and --tls-key come together"
+            if halves
+            else f"{arguments.host} can be reached by others, and this would be plain HTTP",
+            why="callers' credentials and requests could be read on the way",
+            fix="give --tls-cert and --tls-key, or say --insecure where something before it ends TLS",
+            place=Place(f"router {arguments.worker}"),
+        )
+    )
 
 
 def _listening(arguments: argparse.Namespace) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import git
@@ -82,13 +83,27 @@ def test_plain_http_for_others_must_be_asked_for() -> None:
     ground.check_host("0.0.0.0", insecure=True)
 
 
+def test_tls_needs_both_files_and_then_any_host_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("c")
+    for cert, key in ((tmp_path / "c", ""), ("", tmp_path / "c"), (tmp_path / "c", tmp_path / "no")):
+        with pytest.raises(FindingsError, match="tls-files"):
+            ground.check_host("127.0.0.1", insecure=True, tls_cert=str(cert), tls_key=str(key))
+    ground.check_host("0.0.0.0", insecure=False, tls_cert=str(tmp_path / "c"), tls_key=str(tmp_path / "c"))
+
+
+def on(host: str) -> ground.Ground:
+    return ground.Ground("repo", "main", Path("data"), host, 80, 1)
+
+
 @pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:80"), ("::1", "http://[::1]:80")])
 def test_urls_name_the_host_callers_use(host: str, url: str) -> None:
-    assert up.url_of(host, 80) == url
+    assert up.url_of(on(host), 80) == url
+    secure = replace(on(host), tls_cert="/c", tls_key="/k")
+    assert up.url_of(secure, 80) == url.replace("http", "https")
 
 
 def test_an_address_nobody_can_call_is_not_told_to_callers() -> None:
-    assert "0.0.0.0" not in up.url_of("0.0.0.0", 80)
+    assert "0.0.0.0" not in up.url_of(on("0.0.0.0"), 80)
 
 
 def test_the_first_death_is_answered_at_once_then_with_more_and_more_patience() -> None:
