@@ -16,7 +16,7 @@ NONE_IS_FINE := $(if $(ARGS),|| test $$? -eq 5)
 PACKAGES := core policies pipelines controllers router serving console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test e2e check lint format types layers golden manifests bench-control docs images lock clean
+.PHONY: help setup demo test e2e check lint format types layers golden manifests bench-control bench-judgement docs images lock clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ golden: setup  ## Rewrite tests/golden; read the diff before you commit it
 
 bench-control: setup  ## Measure revert, engine, plan, validation, memory; writes bench/results/control.json
 	$(BIN)/python -m bench.control $(ARGS)
+
+bench-judgement: setup  ## Gates against what others do, on simulated traffic; writes bench/results/judgement.json
+	$(BIN)/python -m bench.judgement $(ARGS)
 
 manifests: setup  ## Regenerate install/ from code and chart; needs helm ($HELM, or on the PATH)
 	$(BIN)/python install/generate.py

@@ -18,6 +18,7 @@ from headgate.evidence import Look, Result, Verdict, significant
 from headgate.params import parse, resolve_name
 from headgate.process import Process
 from headgate_policies.gates.minimum import Minimum, MinimumParams
+from headgate_policies.sitting import Sitting, broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class _Seat:
     version: str
     parameters: Mapping[str, Any]
     alpha: float
-    hear: Callable[[Sequence[Look]], Any]
+    hear: Callable[[Sequence[tuple[Look, str]]], Any]  # each look with what is wrong with it; empty: nothing
     verdict: Callable[[], Any]
 
 
@@ -74,7 +75,7 @@ class Analysis:
         self._evidence = hashlib.sha256()
         least = MinimumParams(process.min_requests)
         minimum = Minimum(least)
-        seats = [_Seat("minimum-evidence", "1", to_data(least), 0.0, minimum.hear, minimum.verdict)]
+        seats = [_Seat("minimum-evidence", "1", to_data(least), 0.0, minimum.take, minimum.verdict)]
         alpha = alpha_share(process, phases_total)
         for name, data in sorted(process.gates.items()):
             seat = _seat(name, data, kind, gates, alpha) if only in (None, name) else None
@@ -88,9 +89,10 @@ class Analysis:
         for look in taken:
             self._looks += 1
             self._evidence.update(_sealed(look))
+        checked = [(look, broken(look)) for look in taken]
         for seat in self._seats:
             if seat.name not in self._broken:
-                self._guard(seat, lambda seat=seat: seat.hear(taken))  # type: ignore[misc]
+                self._guard(seat, lambda seat=seat: seat.hear(checked))  # type: ignore[misc]
         return self
 
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -177,9 +179,17 @@ def _open(name: str, gate: Any, params: Any, alpha: float) -> _Seat:
     parameters = to_data(params)
     if hasattr(gate, "sitting"):
         sitting = gate.sitting(params, alpha)
-        return _Seat(name, gate.version, parameters, alpha, sitting.hear, sitting.verdict)
+        hear = sitting.take if isinstance(sitting, Sitting) else lambda found: sitting.hear([look for look, _ in found])
+        return _Seat(name, gate.version, parameters, alpha, hear, sitting.verdict)
     heard: list[Look] = []
-    return _Seat(name, gate.version, parameters, alpha, heard.extend, lambda: gate.judge(params, tuple(heard), alpha))
+    return _Seat(
+        name,
+        gate.version,
+        parameters,
+        alpha,
+        lambda found: heard.extend(look for look, _ in found),
+        lambda: gate.judge(params, tuple(heard), alpha),
+    )
 
 
 def _closed(name: str, alpha: float, reason: str) -> _Seat:

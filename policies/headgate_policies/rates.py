@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from headgate.evidence import Detection, Result
 from headgate_policies import stats
 
+DRIFT = 2.0  # nothing concurrent is left at the bake: the rate may have become so many times what it was by itself
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -79,24 +81,25 @@ class RateTest:
         level = alpha / max(1, compares + (ceiling is not None))
         self._tests: list[_Test] = []
         if reference is None:
-            self._tests.append(_Test("stable", stats.Concurrent(tolerance), level))
+            self._tests.append(_Test("stable", stats.Concurrent(tolerance, level), level))
         elif compares:
             self._tests.append(_Test("reference", _against(reference, tolerance, level / 2), level / 2))
         if ceiling is not None:
-            self._tests.append(_Test("ceiling", stats.Fixed(ceiling), level))
+            self._tests.append(_Test("ceiling", stats.Fixed(ceiling, level=level), level))
 
     @property
     def compares(self) -> bool:
         """Whether there is anything to hold the rate against."""
         return bool(self._tests)
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: Sample, fresh: bool = True) -> None:
+        """One look. `fresh`: it begins another second than the look before."""
         self.total += sample
         for each in self._tests:
             if isinstance(each.test, stats.Concurrent):
-                each.test.add(sample.candidates, sample.candidate_bad, sample.stables, sample.stable_bad)
+                each.test.add(sample.candidates, sample.candidate_bad, sample.stables, sample.stable_bad, fresh)
             else:
-                each.test.add(sample.candidates, sample.candidate_bad)
+                each.test.add(sample.candidates, sample.candidate_bad, fresh)
 
     @property
     def failed_on(self) -> str:
@@ -147,9 +150,10 @@ class RateTest:
 
 
 def _against(reference: Sample, tolerance: float, level: float) -> stats.Fixed:
-    """A failure needs more than the reference's own uncertainty can explain; a pass is against what was measured."""
+    """A failure needs more than the reference's own uncertainty, and a world that moved on, can explain."""
     high = stats.upper_bound(reference.stables, reference.stable_bad, level)
-    return stats.Fixed(limit=high + tolerance, floor=reference.stable_rate + tolerance)
+    limit = max(DRIFT * high, reference.stable_rate) + tolerance
+    return stats.Fixed(limit=limit, floor=min(limit, DRIFT * reference.stable_rate + tolerance), level=level)
 
 
 def detection(what: str, stable_rate: float, effect: float, tolerance: float, alpha: float) -> Detection | None:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headgate.codec import to_data
-from headgate.evidence import LAST_BUCKET, Counts, Difference, Look, Result, Verdict, significant
+from headgate.evidence import LAST_BUCKET, NOTHING, Counts, Difference, Look, Result, Verdict, significant
+
+WINDOW_S = 1.0  # looks of several router workers that come within it are of one window; a clock set back opens one
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +33,27 @@ class Sitting(ABC):
     """One gate, one phase."""
 
     def __init__(self, gate: str, version: str, params: Any, alpha: float) -> None:
-        self._gate, self._version, self._params, self._alpha = gate, version, params, alpha
+        self._gate, self._version, self._alpha = gate, version, alpha
+        self._parameters = to_data(params)
         self._looks = 0
         self._phase = ""
         self._fault = ""
+        self._since = math.inf  # when the second began that the last look belongs to
+        self._fresh = True  # whether the look being taken begins another second
 
     def hear(self, looks: Iterable[Look]) -> Sitting:
         """Takes looks in the order of time. After a broken one nothing more is taken: its verdict stays an error."""
-        for look in looks:
+        return self.take((look, broken(look)) for look in looks)
+
+    def take(self, looks: Iterable[tuple[Look, str]]) -> Sitting:
+        """The same, each look with what is wrong with it: who asks several gates looks once."""
+        for look, fault in looks:
             self._looks += 1
             self._phase = look.phase
-            self._fault = self._fault or broken(look)
+            self._fault = self._fault or fault
             if not self._fault:
+                self._fresh = not self._since < look.at < self._since + WINDOW_S
+                self._since = look.at if self._fresh else self._since
                 self._take(look)
         return self
 
@@ -54,7 +65,7 @@ class Sitting(ABC):
             gate=self._gate,
             version=self._version,
             phase=self._phase,
-            parameters=to_data(self._params),
+            parameters=self._parameters,
             alpha=significant(self._alpha),
             result=opinion.result,
             explanation=opinion.explanation,
@@ -75,21 +86,34 @@ def broken(look: Look) -> str:
     """Why a look cannot be evidence; empty: it can."""
     if not (math.isfinite(look.at) and math.isfinite(look.seconds) and look.seconds >= 0):
         return f"time {look.at}, duration {look.seconds} s"
-    for role in ("candidate", "stable", "reference"):
-        counts: Counts = getattr(look, role)
-        for name in ("outcomes", "latency", "first_byte"):
-            bad = _bad(getattr(counts, name), buckets=name != "outcomes")
+    for role, counts in (("candidate", look.candidate), ("stable", look.stable), ("reference", look.reference)):
+        for name, found in _named(counts):
+            bad = _bad(found, buckets=name != "outcomes")
             if bad:
                 return f"{role} {name} {bad}"
     odd = [s for s in look.samples if s.value is not None and not math.isfinite(s.value)]
     return f"a sample of {odd[0].source} is {odd[0].value}" if odd else ""
 
 
+def _named(counts: Counts) -> tuple[tuple[str, Mapping[Any, int]], ...]:
+    if counts is NOTHING:
+        return ()
+    return (("outcomes", counts.outcomes), ("latency", counts.latency), ("first_byte", counts.first_byte))
+
+
 def _bad(counts: Mapping[Any, Any], *, buckets: bool) -> str:
+    for key, n in counts.items():
+        if type(n) is not int or n < 0 or (buckets and not (type(key) is int and 0 <= key <= LAST_BUCKET)):
+            return _worst(counts, buckets=buckets)
+    return ""
+
+
+def _worst(counts: Mapping[Any, Any], *, buckets: bool) -> str:
+    """The first fault in an order of its own, so that the same evidence has the same words."""
     for key, n in sorted(counts.items(), key=str):
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        if type(n) is not int or n < 0:
             return f"{key}: {n!r}"
-        if buckets and not (isinstance(key, int) and 0 <= key <= LAST_BUCKET):
+        if buckets and not (type(key) is int and 0 <= key <= LAST_BUCKET):
             return f"has no bucket {key!r}"
     return ""
 

@@ -16,7 +16,10 @@ from statistics import NormalDist
 
 TINY = 1e-12  # rates are kept this far from 0 and 1, so that every logarithm is finite
 FIRST_START = 0.8  # weight of betting from the first look on; the rest is for bets that start later
+SECONDS_TO_FAIL = 3  # no less evidence than of so many different seconds fails anybody: a hiccup is no regression
 PRIOR_FAILURES = 0.5  # what an estimate assumes before it has seen anything (Krichevsky-Trofimov)
+MULTIPLES = (2.0, 4.0)  # of what is tolerated: bets that need not learn how bad it is; they halve the time to detect
+PRIOR_RATE = 0.005  # and at what rate the stable fails until it has shown its own, when less is tolerated
 
 
 def clipped(rate: float) -> float:
@@ -62,23 +65,31 @@ class EProcess:
     e-processes with weights fixed beforehand is an e-process.
     """
 
-    def __init__(self, weights: Sequence[float]) -> None:
+    def __init__(self, weights: Sequence[float], cap: float = math.inf) -> None:
+        """`cap`: what one strategy may win in one window at most, in nats. Winning less than it could keeps an
+        e-process an e-process, whatever the requests of a window have to do with each other."""
         total = math.fsum(weights)
         self._weights = [math.log(weight / total) for weight in weights]
         self._sums = [0.0] * len(weights)
+        self._cap = cap
+        self._room = [cap] * len(weights)
         self._starts: list[tuple[float, tuple[float, ...]]] = []
         self._waiting = 1.0  # weight of the starts still to come; they hold their stake
         self._looks = 0
         self.value = 0.0  # log of the e-process now
         self.peak = 0.0  # its highest value at any look: what is once rejected stays rejected
 
-    def add(self, gains: Sequence[float]) -> None:
-        """One more look: what each strategy won or lost in it, in nats."""
+    def add(self, gains: Sequence[float], fresh: bool = True) -> None:
+        """One more look: what each strategy won or lost in it, in nats. `fresh`: it opens a new window."""
         self._looks += 1
         if self._looks & (self._looks - 1) == 0:
             self._start(self._looks.bit_length() - 1)
+        if fresh:
+            self._room = [self._cap] * len(gains)
         for index, gain in enumerate(gains):
-            self._sums[index] += gain
+            won = min(gain, self._room[index])
+            self._room[index] -= max(won, 0.0)  # a loss makes no room: a bet that starts after it never had it
+            self._sums[index] += won
         self.value = self._mixture()
         self.peak = max(self.peak, self.value)
 
@@ -102,11 +113,14 @@ def project(candidates: float, a: float, stables: float, b: float, delta: float)
     """The stable's rate s for which (s + delta, s) is nearest to (a, b), in divergence weighted by requests.
 
     The nearest point of the line candidate = stable + delta: the least favourable null for a bet on (a, b).
-    Newton's method on the derivative, kept inside its bracket: the root lies between b and a - delta.
+    Newton's method on the derivative, from the closed form, kept inside its bracket: the root lies between b and
+    a - delta. The closed form alone loses its digits where rates are tiny.
     """
     low, high = sorted((b, a - delta))
     low, high = max(low, 0.0), min(high, 1 - delta)
-    s = (low + high) / 2
+    s = _cubic(candidates, a, stables, b, delta)
+    if not low < s < high:
+        s = (low + high) / 2
     for _ in range(80):
         c = s + delta
         spread_c, spread_s = c * (1 - c), s * (1 - s)
@@ -129,6 +143,23 @@ def project(candidates: float, a: float, stables: float, b: float, delta: float)
     return s
 
 
+def _cubic(candidates: float, a: float, stables: float, b: float, delta: float) -> float:
+    """The root of the cubic that the nearest point solves: Farrington, Manning (1990), restricted likelihood.
+
+    NaN where rounding leaves no real root.
+    """
+    ratio = stables / candidates
+    third = -(1 + ratio + a + ratio * b + delta * (ratio + 2)) / (3 * (1 + ratio))
+    linear = (delta**2 + delta * (2 * a + ratio + 1) + a + ratio * b) / (1 + ratio)
+    v = third**3 - third * linear / 2 - a * delta * (1 + delta) / (2 * (1 + ratio))
+    square = third**2 - linear / 3
+    if square <= 0:
+        return math.nan
+    u = math.copysign(math.sqrt(square), v)
+    angle = (math.pi + math.acos(min(1.0, max(-1.0, v / u**3)))) / 3 if u else 0.0
+    return 2 * u * math.cos(angle) - third - delta
+
+
 class Concurrent:
     """Is the candidate's rate worse than the concurrent stable's by more than `delta`? Two e-processes, one each way.
 
@@ -145,20 +176,29 @@ class Concurrent:
     null. The rates may drift from block to block as they like, for both at once: nothing is pooled over time.
     """
 
-    def __init__(self, delta: float) -> None:
+    def __init__(self, delta: float, level: float = 0.0) -> None:
+        """`level`: of a false failure; more than one window must agree on it. 0: a single look may show anything."""
         self.delta = min(max(delta, TINY), 1 - 1e-6)
-        self.worse = EProcess((1, 1))
+        weights = (2, 1, *[1] * len(MULTIPLES))  # what was learnt; a broken candidate; effects of a size
+        self.worse = EProcess(weights, cap_of(level, len(weights)))
         self.fine = EProcess((1, 1))
         self.candidates = self.candidate_failures = self.stables = self.stable_failures = 0
         self._open = [0, 0, 0, 0]  # a block: looks are joined until each arm has a request
+        self._fresh = False
 
-    def add(self, candidates: int, candidate_failures: int, stables: int, stable_failures: int) -> None:
+    def add(
+        self, candidates: int, candidate_failures: int, stables: int, stable_failures: int, fresh: bool = True
+    ) -> None:
+        """One more look. `fresh`: it opens a new window of time."""
         block = self._open
+        self._fresh = self._fresh or fresh
         for index, n in enumerate((candidates, candidate_failures, stables, stable_failures)):
             block[index] += n
         if block[0] and block[2]:
             b = self._stable_guess()
-            self.worse.add([self._gain(a, b, block, 1) for a in (self._candidate_guess(b + self.delta), self._dire(b))])
+            limit = b + self.delta
+            rates = (self._candidate_guess(limit), self._dire(b), *(clipped(times * limit) for times in MULTIPLES))
+            self.worse.add([self._gain(a, b, block, 1) for a in rates], self._fresh)
             fine = ((self._candidate_guess(b), b), (self.delta / 50, self.delta / 50))
             self.fine.add([self._gain(a, b, block, -1) for a, b in fine])
             self._learn(block)
@@ -174,9 +214,12 @@ class Concurrent:
         self.stables += block[2]
         self.stable_failures += block[3]
         self._open = [0, 0, 0, 0]
+        self._fresh = False
 
     def _stable_guess(self) -> float:
-        return clipped((self.stable_failures + PRIOR_FAILURES) / (self.stables + PRIOR_FAILURES / self.delta))
+        return clipped(
+            (self.stable_failures + PRIOR_FAILURES) / (self.stables + PRIOR_FAILURES / max(self.delta, PRIOR_RATE))
+        )
 
     def _candidate_guess(self, before_any: float) -> float:
         prior = PRIOR_FAILURES / clipped(before_any)
@@ -220,19 +263,19 @@ class Fixed:
     Assumes: given the past, each request fails with a probability inside the hypothesis; it may drift there.
     """
 
-    def __init__(self, limit: float, floor: float | None = None) -> None:
+    def __init__(self, limit: float, floor: float | None = None, level: float = 0.0) -> None:
         self.limit = min(max(limit, TINY), 1 - 1e-6)
         self.floor = self.limit if floor is None else min(max(floor, TINY), 1 - 1e-6)
         self._dire = _row(self.limit, up=True)
         self._calm = _row(self.floor, up=False)
-        self.worse = EProcess([1] * len(self._dire))
+        self.worse = EProcess([1] * len(self._dire), cap_of(level, len(self._dire)))
         # Half of the stake on "it hardly ever happens", which is what a healthy candidate shows.
         self.fine = EProcess([*([1 / (len(self._calm) - 1)] * (len(self._calm) - 1)), 1])
         self.candidates = self.candidate_failures = 0
 
-    def add(self, requests: int, failures: int) -> None:
+    def add(self, requests: int, failures: int, fresh: bool = True) -> None:
         if requests:
-            self.worse.add([log_ratio(requests, failures, a, self.limit) for a in self._dire])
+            self.worse.add([log_ratio(requests, failures, a, self.limit) for a in self._dire], fresh)
             self.fine.add([log_ratio(requests, failures, a, self.floor) for a in self._calm])
             self.candidates += requests
             self.candidate_failures += failures
@@ -249,6 +292,15 @@ class Fixed:
     def _rate(self) -> float:
         prior = PRIOR_FAILURES / self.floor
         return (self.candidate_failures + PRIOR_FAILURES) / (self.candidates + prior)
+
+
+def cap_of(level: float, strategies: int) -> float:
+    """What one window may add: `SECONDS_TO_FAIL` of them can be enough, even for one strategy; one less never is."""
+    if level <= 0:
+        return math.inf
+    needed = math.log(1 / level)
+    enough = (needed + math.log(strategies / FIRST_START)) / SECONDS_TO_FAIL
+    return min(enough, 0.999 * needed / (SECONDS_TO_FAIL - 1))
 
 
 def _row(boundary: float, *, up: bool) -> list[float]:

@@ -53,7 +53,7 @@ def test_one_in_ten_failing_copies_fails_in_the_mirror_phase_with_its_classes_na
 
 def test_a_failure_is_not_undone_by_what_comes_later() -> None:
     bad, good = look(counts(20, 20), counts(80)), look(counts(20), counts(80))
-    verdict = gate.judge(ErrorRateParams(), [bad, bad, *[good] * 500], ALPHA)
+    verdict = gate.judge(ErrorRateParams(), [bad, bad, bad, *[good] * 500], ALPHA)
     assert verdict.result is Result.FAIL
 
 

@@ -61,7 +61,10 @@ def test_the_first_requests_are_not_judged() -> None:
     verdict = gate.judge(LatencyParams(), [cold, *[warm] * 60], ALPHA)
     assert verdict.result is Result.PASS
     assert verdict.figures["warmup_skipped"] == 20
-    assert gate.judge(LatencyParams(warmup_requests=0), [warm, cold, *[warm] * 60], ALPHA).result is Result.FAIL
+    assert (
+        gate.judge(LatencyParams(warmup_requests=0), [warm, cold, cold, cold, *[warm] * 60], ALPHA).result
+        is Result.FAIL
+    )
 
 
 def test_a_quantile_that_is_not_known_yet_holds() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from typing import Any
 
 import pytest
 from scipy import optimize, stats
@@ -244,3 +245,40 @@ def test_the_forecast_of_detection_holds() -> None:
 
 def test_what_does_not_grow_is_never_found() -> None:
     assert requests_to(0.01, 0.0, 1.0) is None
+
+
+LEVELS = pytest.mark.parametrize("level", [0.05, 0.001, 1e-6])
+
+
+@LEVELS
+def test_two_windows_never_fail_anybody_and_three_may(level: float) -> None:
+    for test, add in _capped(level):
+        for _ in range(2):
+            add()
+            assert test.worse.peak < math.log(1 / level)
+        add()
+        assert test.worse.peak >= math.log(1 / level)
+
+
+@LEVELS
+def test_a_window_cut_into_many_looks_is_one_window(level: float) -> None:
+    for test, add in _capped(level):
+        for window in range(2):
+            for number in range(20):
+                add(fresh=number == 0)
+            assert test.worse.peak < math.log(1 / level), window
+
+
+def _capped(level: float) -> list[tuple[Any, Any]]:
+    concurrent, fixed = Concurrent(0.01, level), Fixed(0.01, level=level)
+    return [
+        (concurrent, lambda fresh=True: concurrent.add(10**6, 10**6, 10**6, 0, fresh)),
+        (fixed, lambda fresh=True: fixed.add(10**6, 10**6, fresh)),
+    ]
+
+
+def test_what_a_window_loses_makes_no_room_to_win_more() -> None:
+    process = EProcess((1,), cap=1.0)
+    for gain, fresh in ((-2.0, True), (5.0, False)):
+        process.add([gain], fresh)
+    assert process.value == pytest.approx(math.log(0.8 * math.exp(-1.0) + 0.1 * math.exp(1.0) + 0.1))

@@ -56,7 +56,8 @@ class _ErrorRateSitting(Sitting):
             self._test = self._open(look)
         self._candidate = add([self._candidate, Counts(look.candidate.outcomes)])
         self._test.add(
-            Sample(look.candidate.requests, look.candidate.failures, look.stable.requests, look.stable.failures)
+            Sample(look.candidate.requests, look.candidate.failures, look.stable.requests, look.stable.failures),
+            self._fresh,
         )
 
     def _open(self, look: Look) -> RateTest:

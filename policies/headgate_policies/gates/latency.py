@@ -111,11 +111,11 @@ class _LatencySitting(Sitting):
             self._skipped += measured
             return
         if self._ceiling is not None and self._own.max_ms is not None:
-            self._ceiling.add(Sample(measured, look.candidate.slower_than(self._own.max_ms)))
+            self._ceiling.add(Sample(measured, look.candidate.slower_than(self._own.max_ms)), self._fresh)
         self._threshold = self._limit()
         if self._test is not None and self._threshold is not None:
             stable = Sample() if self._bake else _slow(look.stable, self._threshold)
-            self._test.add(Sample(measured, look.candidate.slower_than(self._threshold)) + stable)
+            self._test.add(Sample(measured, look.candidate.slower_than(self._threshold)) + stable, self._fresh)
 
     def _limit(self) -> float | None:
         """The threshold from what is known before this look. None: too little to know the quantile."""

@@ -102,7 +102,7 @@ class _MirrorDiffSitting(Sitting):
             self._drift.close_look(judged=not learning)
         self._echoes += counts[PairKind.ECHO][0]
         if not learning:
-            self._test.add(Sample(*counts[PairKind.COMPARE], *counts[PairKind.ECHO]))
+            self._test.add(Sample(*counts[PairKind.COMPARE], *counts[PairKind.ECHO]), self._fresh)
 
     def _compare(self, pair: Pair) -> Comparison | None:
         """None: cannot be compared; counted, with the reason."""

@@ -114,7 +114,7 @@ class _ShapeSitting(Sitting):
             for found in candidates:
                 self._remember(found)
             stable = Sample() if self._schema else Sample(stables=len(stables), stable_bad=sum(map(bool, stables)))
-            self._test.add(Sample(len(candidates), sum(map(bool, candidates))) + stable)
+            self._test.add(Sample(len(candidates), sum(map(bool, candidates))) + stable, self._fresh)
         for value in heard.lessons:
             self._learn(value)
         for kind, arm in ((PairKind.COMPARE, heard.candidate), (PairKind.ECHO, heard.stable)):

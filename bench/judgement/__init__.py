@@ -1,0 +1,1 @@
+"""Gates against what others do, over the same simulated traffic."""

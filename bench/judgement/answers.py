@@ -1,0 +1,110 @@
+"""Copies of live requests and their answers: a wrong model must not reach live traffic, a noisy equal one must.
+
+Nothing but mirror-diff sees answers, so there is no peer to compare with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from bench.judgement.ours import GATES, JUDGED
+
+from headgate.evidence import Answer, Look, Pair, PairKind, Result
+from headgate.process import Process
+from headgate_policies.judge import Analysis
+
+PAIRS, ECHOES, LOOKS = 20, 2, 125  # 2,500 pairs: ten minutes of 1,250 requests a minute, mirrored at 20 %
+STRICT = {"rel": 0.01, "max_share": 0.002}
+DEFAULT = {"rel": 0.01}
+Model = Callable[[np.random.Generator, dict[str, Any]], dict[str, Any]]
+
+
+def right(rng: np.random.Generator, answer: dict[str, Any]) -> dict[str, Any]:
+    return answer
+
+
+def noisy(rng: np.random.Generator, answer: dict[str, Any]) -> dict[str, Any]:
+    """A time stamp in each answer, and a sampled text that is another one in three of a hundred."""
+    text = "b" if rng.random() < 0.03 else "a"
+    return answer | {"took_ms": float(rng.integers(1, 1_000_000)), "tone": text}
+
+
+def off(rng: np.random.Generator, answer: dict[str, Any]) -> dict[str, Any]:
+    return answer | {"score": answer["score"] * 1.3}
+
+
+def off_by_one(rng: np.random.Generator, answer: dict[str, Any]) -> dict[str, Any]:
+    return answer | {"count": answer["count"] + 1}
+
+
+def reordered(rng: np.random.Generator, answer: dict[str, Any]) -> dict[str, Any]:
+    first, second, *rest = answer["ranking"]
+    return answer | {"ranking": [second, first, *rest]}
+
+
+def dropped(rng: np.random.Generator, answer: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in answer.items() if key != "label"}
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    wrong: Model
+    share: float  # of requests that the candidate answers wrongly
+    gate: dict[str, Any]
+    base: Model = right  # what both models do
+
+
+CASES = (
+    Case("wrong number in 10 % of cases", off, 0.1, STRICT),
+    Case("wrong number in 1 % of cases", off, 0.01, STRICT),
+    Case("wrong number in 0.1 % of cases (tolerated: 0.2 %)", off, 0.001, STRICT),
+    Case("an integer off by one, 1 %", off_by_one, 0.01, STRICT),
+    Case("a re-ordered ranking, 1 %", reordered, 0.01, STRICT),
+    Case("a dropped field, 1 %", dropped, 0.01, STRICT),
+    Case("noisy, but equal", right, 0.0, DEFAULT, noisy),
+)
+
+
+def judge(case: Case, seed: int) -> Result:
+    rng = np.random.default_rng([seed, 77])
+    process = Process(gates={"error-rate": {}, "latency-p99": {}, "mirror-diff": case.gate})
+    analysis = Analysis(process, phase="mirror", kind="mirror", gates=GATES, phases_total=JUDGED, only="mirror-diff")
+    for at in range(LOOKS):
+        analysis.hear([_look(rng, case, at)])
+    return analysis.verdicts()[0].result
+
+
+def _look(rng: np.random.Generator, case: Case, at: int) -> Look:
+    pairs = []
+    for number in range(PAIRS):
+        asked = _answer(rng)
+        live = case.base(rng, asked)
+        copy = case.base(rng, asked)
+        if rng.random() < case.share:
+            copy = case.wrong(rng, copy)
+        pairs.append(_pair(PairKind.COMPARE, f"{at}-{number}", live, copy))
+        if number < ECHOES:
+            pairs.append(_pair(PairKind.ECHO, f"{at}-{number}", live, case.base(rng, asked)))
+    return Look("mirror", 1, float(at), 1.0, pairs=tuple(pairs))
+
+
+def _answer(rng: np.random.Generator) -> dict[str, Any]:
+    return {
+        "score": round(float(rng.uniform(1, 100)), 6),
+        "count": int(rng.integers(1, 30)),
+        "label": "yes" if rng.random() < 0.4 else "no",
+        "ranking": [int(i) for i in rng.permutation(5)],
+    }
+
+
+def _pair(kind: PairKind, request: str, live: dict[str, Any], copy: dict[str, Any]) -> Pair:
+    return Pair(kind, request, _said("stable", live), _said("candidate", copy))
+
+
+def _said(revision: str, answer: dict[str, Any]) -> Answer:
+    return Answer(revision, 200, "application/json", json.dumps(answer))
