@@ -117,8 +117,8 @@ class KubernetesSecrets:
                 if known is None:
                     made = self._cluster.create(SECRET, {"metadata": meta, "type": "Opaque", "data": data})
                 elif replace:
-                    changed = {**known, "data": {**(known.get("data") or {}), **data}}
-                    answered = self._cluster.replace(SECRET, changed)
+                    read = {"resourceVersion": known["metadata"]["resourceVersion"]}
+                    answered = self._cluster.patch(SECRET, name, {"metadata": read, "data": data})
                     if answered is None:
                         continue
                     made = answered

@@ -40,12 +40,12 @@ def _controller(
 ARGO, HEADGATE = "argoproj.io", "headgate.dev"
 RESOURCES = "resources.enabled=true"
 RIGHTS: tuple[Right, ...] = (
-    _controller("", "pods", READ, "see replicas become ready and die"),
+    _controller("", "pods", (*READ, "patch"), "see replicas become ready and die; say which go first"),
     _controller("", "pods", ("create", "delete"), "run ops", "engine=pods"),
     _controller("", "pods/log", ("get",), "show a replica's log, and why it died"),
     _controller("", "services", ("get", "create", "patch", "delete"), "give a revision's replicas a name"),
     _controller("", "serviceaccounts", ("get", "create", "patch", "delete"), "an identity per endpoint"),
-    _controller("", "secrets", ("get", "create", "patch", "delete"), "endpoint keys, the control token, tokens of ops"),
+    _controller("", "secrets", (*READ, "create", "patch", "delete"), "endpoint keys, the control token, tokens of ops"),
     _controller("", "resourcequotas", READ, "know whether a rollout fits"),
     _controller("", "events", ("create",), "say what was put back", RESOURCES),
     _controller("apps", "deployments", (*READ, "create", "patch", "delete"), "run a revision"),
