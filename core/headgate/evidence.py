@@ -110,7 +110,8 @@ class Answer:
     status: int
     media_type: str
     body: str  # UTF-8 text, cut at the router's cap; redacted by the endpoint's rule before it leaves the router
-    cut: bool = False  # the body was longer than the cap, or not UTF-8: not comparable
+    cut: bool = False  # the body was longer than the cap, or not UTF-8: its text is not comparable
+    digest: str = ""  # sha256 of a body that is whole and not UTF-8; empty: it is a text, or was cut
 
 
 class PairKind(StrEnum):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headgate.evidence import Answer
+from headgate_policies.rules import Rule, overlap, set_distance, text_distance
 
 MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 64
@@ -33,16 +34,21 @@ class Tolerance:
     rel: float | None = None  # of the stable's number
     abs: float | None = None
     ignore: tuple[str, ...] = ()  # paths, with everything below them
+    rules: Mapping[str, Rule] = field(default_factory=dict)  # generalised path -> how that place is compared
 
     @property
     def declared(self) -> bool:
         return self.rel is not None or self.abs is not None
 
     def accepts(self, stable: float, candidate: float) -> bool:
-        return abs(candidate - stable) <= max(self.abs or 0.0, (self.rel or 0.0) * abs(stable))
+        return _near(stable, candidate, self.rel, self.abs)
 
     def ignores(self, path: str) -> bool:
         return any(path == root or path.startswith((root + ".", root + "[")) for root in self.ignore)
+
+
+def _near(stable: float, candidate: float, rel: float | None, abs_: float | None) -> bool:
+    return abs(candidate - stable) <= max(abs_ or 0.0, (rel or 0.0) * abs(stable))
 
 
 @dataclass(slots=True)
@@ -50,10 +56,12 @@ class Found:
     """All places of one path and kind in one pair; the first is the example."""
 
     path: str
-    kind: str  # number | type | missing | extra | length | text | value | nan | empty | media-type | invalid-json
+    kind: str  # number | type | missing | extra | length | text | value | nan | empty | media-type | invalid-json |
+    #   set | ranking | bytes
     stable: str
     candidate: str
     numbers: list[tuple[float, float]] = field(default_factory=list)  # stable, candidate
+    distances: list[float] = field(default_factory=list)  # set, ranking, text with a rule: 0 equal, 1 nothing in common
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,8 @@ def generalised(path: str) -> str:
 
 def compare(stable: Answer, candidate: Answer, tolerance: Tolerance) -> Comparison:
     """Differences in path order. Statuses are not looked at: that is the error rate's."""
+    if stable.digest or candidate.digest:
+        return _bytes(stable, candidate, tolerance)
     for name, answer in (("stable", stable), ("candidate", candidate)):
         if answer.cut:
             return Comparison(why_not=f"the {name}'s answer was cut or is not UTF-8")
@@ -91,6 +101,20 @@ def compare(stable: Answer, candidate: Answer, tolerance: Tolerance) -> Comparis
         return _json(stable.body, candidate.body, tolerance) if "json" in ours else _text(stable, candidate, tolerance)
     except TooMuch as reason:
         return Comparison(why_not=str(reason))
+
+
+def _bytes(stable: Answer, candidate: Answer, tolerance: Tolerance) -> Comparison:
+    """At least one of the two is no text. Judged only where values are, and then exactly."""
+    for name, answer in (("stable", stable), ("candidate", candidate)):
+        if answer.cut and not answer.digest:
+            return Comparison(why_not=f"the {name}'s answer was cut or is not UTF-8")
+    if tolerance.ignores("$") or stable.digest == candidate.digest:
+        return Comparison()
+    kinds = tuple("bytes" if answer.digest else "text" for answer in (stable, candidate))
+    if not tolerance.declared and kinds[0] == kinds[1]:
+        return Comparison()
+    left, right = (f"sha256 {a.digest[:12]}" if a.digest else cut(a.body) for a in (stable, candidate))
+    return Comparison(found=(Found("$", "bytes", left, right),))
 
 
 def media_type(header: str) -> str:
@@ -126,6 +150,11 @@ def _json(stable: str, candidate: str, tolerance: Tolerance) -> Comparison:
 
 
 def _text(stable: Answer, candidate: Answer, tolerance: Tolerance) -> Comparison:
+    rule = tolerance.rules.get("$")
+    if rule is not None and rule.mode == "text" and not tolerance.ignores("$"):
+        walk = _Walk(tolerance)
+        walk.visit("$", stable.body, candidate.body, 0)
+        return Comparison(found=walk.in_order())
     kind = ""
     if tolerance.declared and stable.body != candidate.body:
         kind = "text"
@@ -164,6 +193,8 @@ class _Walk:
         kinds = type_name(stable), type_name(candidate)
         if kinds[0] != kinds[1]:
             self._differs(path, "type", stable, candidate)
+        elif path in self._tolerance.rules and self._by_rule(path, kinds[0], stable, candidate):
+            pass
         elif kinds[0] == "object":
             self._objects(path, stable, candidate, depth)
         elif kinds[0] == "array":
@@ -172,6 +203,44 @@ class _Walk:
             self._numbers(path, stable, candidate)
         elif self._tolerance.declared and stable != candidate:
             self._differs(path, "text" if kinds[0] == "text" else "value", stable, candidate)
+
+    def _by_rule(self, path: str, kind: str, stable: Any, candidate: Any) -> bool:
+        """Whether the rule of this path is about values of this type; then it was compared."""
+        rule = self._tolerance.rules[path]
+        if kind == "array" and rule.mode in ("set", "ranking"):
+            self._count(stable)
+            self._count(candidate)
+            if rule.mode == "set":
+                self._apart(path, "set", set_distance(stable, candidate, rule.by), rule.most, stable, candidate)
+            else:
+                apart = 1 - overlap(stable, candidate, rule.by, rule.top)
+                self._apart(path, "ranking", apart, 1 - rule.least, stable, candidate)
+            return True
+        if kind == "text" and rule.mode == "text":
+            distance = text_distance(stable, candidate)
+            if distance is None:
+                raise TooMuch("a text is too long to count its edits")
+            self._apart(path, "text", distance, rule.most, stable, candidate)
+            return True
+        if kind == "number" and rule.mode == "number":
+            self._numbers(path, stable, candidate)
+            return True
+        return False
+
+    def _apart(self, path: str, kind: str, distance: float, most: float, stable: Any, candidate: Any) -> None:
+        if distance > most + 1e-9:
+            self._differs(path, kind, stable, candidate).distances.append(distance)
+
+    def _count(self, value: Any) -> None:
+        """Items of an array that is compared as a whole are within the same bounds."""
+        waiting = [(value, 0)]
+        while waiting:
+            item, depth = waiting.pop()
+            self._nodes += 1
+            if self._nodes > MAX_NODES or depth > MAX_DEPTH:
+                raise TooMuch(f"an answer holds more than {MAX_NODES:,} values, or nests deeper than {MAX_DEPTH}")
+            if isinstance(item, dict | list):
+                waiting += [(below, depth + 1) for below in (item.values() if isinstance(item, dict) else item)]
 
     def _objects(self, path: str, stable: Mapping[str, Any], candidate: Mapping[str, Any], depth: int) -> None:
         for key in sorted({*stable, *candidate}):
@@ -195,7 +264,10 @@ class _Walk:
                 self._differs(path, "nan", stable, candidate)
             return
         self.numbers.setdefault(path, []).append((left, right))
-        if self._tolerance.declared and not self._tolerance.accepts(left, right):
+        rule = self._tolerance.rules.get(path)
+        judged = rule is not None and rule.mode == "number"
+        rel, abs_ = (rule.rel, rule.abs) if rule and judged else (self._tolerance.rel, self._tolerance.abs)
+        if (judged or self._tolerance.declared) and not _near(left, right, rel, abs_):
             self._differs(path, "number", stable, candidate).numbers.append((left, right))
 
     def _differs(self, path: str, kind: str, stable: Any, candidate: Any) -> Found:

@@ -8,6 +8,7 @@ reason. Refuses to compare what it could not read whole.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -52,7 +53,9 @@ class Seen:
         try:
             text = None if self.cut else blank(self.body.decode(), redact)
         except UnicodeDecodeError:
-            text = None
+            # What cannot be read cannot be blanked: then not even its digest leaves.
+            digest = "" if redact else hashlib.sha256(self.body).hexdigest()
+            return Answer(self.revision, self.status, media_type, "", cut=True, digest=digest)
         return Answer(self.revision, self.status, media_type, text or "", cut=text is None)
 
 

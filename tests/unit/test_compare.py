@@ -6,6 +6,7 @@ import pytest
 
 from headgate.evidence import Answer
 from headgate_policies.compare import MAX_CHARACTERS, Comparison, Tolerance, compare, generalised
+from headgate_policies.rules import rules
 
 EXACT = Tolerance(abs=0.0)
 SHAPE = Tolerance()
@@ -43,6 +44,71 @@ def test_differences_are_found_by_path(
     stable: object, candidate: object, expected: list[tuple[str, str, str, str]]
 ) -> None:
     assert found(stable, candidate) == expected
+
+
+def ruled(**paths: object) -> Tolerance:
+    return Tolerance(rules=rules({f"$.{path}": rule for path, rule in paths.items()}))
+
+
+HITS = [{"id": n, "score": n / 10} for n in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "stable", "candidate", "expected"),
+    [
+        pytest.param({"as": "set"}, ["a", "b"], ["b", "a"], [], id="a set in another order"),
+        pytest.param({"as": "set"}, ["a", "a"], ["a", "b"], [("$.x", "set")], id="how often an item occurs counts"),
+        pytest.param({"as": "set", "most": 0.5}, ["a", "b"], ["a", "c"], [], id="half of a set may change"),
+        pytest.param({"as": "set"}, [1, {"k": 1}], [{"k": 1.0}, 1.0], [], id="1 is 1.0 in a set"),
+        pytest.param({"as": "set"}, [], [], [], id="empty sets"),
+        pytest.param({"as": "ranking", "by": "id"}, HITS, HITS[::-1], [("$.x", "ranking")], id="a ranking turned"),
+        pytest.param({"as": "ranking", "by": "id"}, HITS, [*HITS[:10], HITS[11], HITS[10]], [], id="beyond the top"),
+        pytest.param({"as": "ranking", "by": "id", "least": 0.95}, HITS, [HITS[1], HITS[0], *HITS[2:]],
+                     [("$.x", "ranking")], id="the first two swapped"),
+        pytest.param({"as": "ranking", "by": "id"}, HITS, [{"id": h["id"], "score": 0} for h in HITS], [],
+                     id="scores are not the ranking"),
+        pytest.param({"as": "text", "most": "20%"}, "a cat sat", "a cat sad", [], id="a text with a letter changed"),
+        pytest.param({"as": "text", "most": "20%"}, "a cat sat", "dogs ran", [("$.x", "text")], id="another text"),
+        pytest.param({"rel": 0.1}, 10, 10.9, [], id="a number within its own tolerance"),
+        pytest.param({"abs": 0.1}, 10, 10.9, [("$.x", "number")], id="a number beyond it"),
+        pytest.param({"as": "set"}, [1], "1", [("$.x", "type")], id="the type is judged all the same"),
+        pytest.param({"as": "text"}, [1], [1, 2], [("$.x", "length")], id="a rule for another type is none"),
+    ],
+)  # fmt: skip
+def test_a_path_may_have_a_rule_of_its_own(
+    rule: object, stable: object, candidate: object, expected: list[tuple[str, str]]
+) -> None:
+    comparison = compare(answer({"x": stable}), answer({"x": candidate}), ruled(x=rule))
+    assert [(f.path, f.kind) for f in comparison.found] == expected
+
+
+def test_a_plain_text_may_be_compared_by_its_edits() -> None:
+    near = Tolerance(rules=rules({"$": {"as": "text", "most": 0.3}}))
+    left, right = answer("hello world", "text/plain"), answer("hello word", "text/plain")
+    assert compare(left, right, near).found == ()
+    (found,) = compare(left, answer("goodbye", "text/plain"), near).found
+    assert (found.path, found.kind, found.distances[0] > 0.5) == ("$", "text", True)
+
+
+@pytest.mark.parametrize(
+    ("stable", "candidate", "tolerance", "kind"),
+    [
+        ("a" * 64, "a" * 64, EXACT, ""),
+        ("a" * 64, "b" * 64, EXACT, "bytes"),
+        ("a" * 64, "b" * 64, SHAPE, ""),
+        ("a" * 64, "", SHAPE, "bytes"),
+    ],
+    ids=["equal", "different", "values-not-judged", "became-text"],
+)
+def test_bytes_are_compared_by_their_digest(stable: str, candidate: str, tolerance: Tolerance, kind: str) -> None:
+    answers = [Answer("r", 200, "image/png", "", cut=bool(digest), digest=digest) for digest in (stable, candidate)]
+    comparison = compare(*answers, tolerance)
+    assert [f.kind for f in comparison.found] == ([kind] if kind else [])
+
+
+def test_items_of_a_set_count_towards_the_bounds() -> None:
+    many = {"x": list(range(25_000))}
+    assert "20,000" in compare(answer(many), answer(many), ruled(x={"as": "set"})).why_not
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ def test_an_answer_is_text_with_its_media_type() -> None:
 def test_what_cannot_be_compared_leaves_without_its_body(body: bytes, cut: bool) -> None:
     answer = Seen("r", 200, JSON, body, cut).answer(())
     assert (answer.body, answer.cut) == ("", True)
+    assert bool(answer.digest) is not cut, "bytes that are whole have a digest"
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,8 @@ def test_a_rule_blanks_what_it_names(rule: str, expected: object) -> None:
 def test_a_body_that_cannot_be_redacted_does_not_leave() -> None:
     assert blank("not JSON, but a name", [path("$.name")]) is None
     assert blank("[" * 100_000, [path("$.name")]) is None
+    answer = Seen("r", 200, JSON, b"\xffsecret", cut=False).answer([path("$.name")])
+    assert (answer.cut, answer.digest) == (True, "")
     answer = Seen("r", 200, JSON, b"secret text", cut=False).answer([path("$.name")])
     assert (answer.body, answer.cut) == ("", True)
 

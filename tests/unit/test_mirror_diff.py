@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from headgate.evidence import Answer, Look, Pair, PairKind, Result, Traffic
+from headgate.params import parse
 from headgate_policies.gates.mirror_diff import MirrorDiffParams, gate
 
 ALPHA = 0.001
@@ -52,6 +53,41 @@ def stamped(x: float, rng: random.Random) -> object:
 
 def flaky(share: float) -> Model:
     return lambda x, rng: {"predictions": [x if rng.random() >= share else x + 50]}
+
+
+def ranked(swapped: bool) -> Model:
+    def model(x: float, rng: random.Random) -> object:
+        hits = [{"id": int(x) + k, "score": rng.random()} for k in range(10)]
+        return {"hits": hits[::-1] if swapped else hits}
+
+    return model
+
+
+def test_a_reordered_ranking_fails_and_the_same_one_with_other_scores_passes() -> None:
+    params = MirrorDiffParams(paths={"hits": {"as": "ranking", "by": "id"}})
+    verdict = gate.judge(params, looks(ranked(False), ranked(True), 30), ALPHA)
+    assert verdict.result is Result.FAIL
+    assert (verdict.differences[0].path, verdict.differences[0].kind) == ("$.hits", "ranking")
+    assert verdict.differences[0].effect == "64.6 % apart on average"
+    assert gate.judge(params, looks(ranked(False), ranked(False), 60), ALPHA).result is Result.PASS
+
+
+@pytest.mark.parametrize(
+    ("paths", "says"),
+    [
+        ({"$.a": {"as": "bag"}}, "$.a: `as: bag` is not known: set, ranking, text, number"),
+        ({"$.a": {"as": "set", "top": 3}}, "$.a: `top` does not go with `as: set`; known are by, most"),
+        ({"$.a": {"as": "ranking", "least": "150%"}}, "$.a: least: 150% is outside 0% to 100%"),
+        ({"$.a": {}}, "$.a: write `rel` or `abs`"),
+        ({"$.a": "set"}, "$.a: write e.g. `{as: set}`"),
+        (["$.a"], "`paths` is a mapping"),
+    ],
+    ids=str,
+)
+def test_a_rule_that_is_none_is_a_fault(paths: object, says: str) -> None:
+    _, (fault,) = parse(gate.params, {"paths": paths})
+    assert fault.key == "paths"
+    assert says in fault.message
 
 
 def test_equal_answers_pass() -> None:

@@ -12,13 +12,15 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from headgate.evidence import Detection, Difference, Look, Need, Pair, PairKind, Result, Traffic, Verdict
-from headgate.params import count, number, share
+from headgate.params import Fault, ParameterError, count, number, share
 from headgate_policies.compare import Comparison, Found, Tolerance, compare, example, generalised
 from headgate_policies.drift import Drift
 from headgate_policies.noise import MAX_PATHS, Noise
 from headgate_policies.rates import RateTest, Sample, detection
+from headgate_policies.rules import rules
 from headgate_policies.sitting import Opinion, Sitting, judged
 from headgate_policies.wording import more, part, percent
 
@@ -31,6 +33,7 @@ class MirrorDiffParams:
     abs: float | None = number(None, low=0.0)
     max_share: float = share(0.01, low=0.0005, high=0.9)  # of comparable pairs that may differ
     ignore: tuple[str, ...] = ()  # JSON paths, with everything below: `$.meta`, `$.items[*].id`
+    paths: Any = None  # JSON path -> how it is compared: `{as: set}`, `{as: ranking, by: id}`, `{as: text, most: 20%}`
     min_pairs: int = count(50)  # comparable pairs before a pass
     min_echoes: int = count(3)  # learnt from before pairs are judged; 0: the model has no noise, judge from the first
     noisy: float = share(0.05, low=0.001)  # a path that differs in this share of echoes is noise
@@ -39,7 +42,14 @@ class MirrorDiffParams:
 
     @property
     def tolerance(self) -> Tolerance:
-        return Tolerance(self.rel, self.abs, tuple(generalised(path) for path in self.ignore))
+        known = {generalised(path): rule for path, rule in rules(self.paths or {}).items()}
+        return Tolerance(self.rel, self.abs, tuple(generalised(path) for path in self.ignore), known)
+
+    def __post_init__(self) -> None:
+        try:
+            rules(self.paths or {})
+        except ValueError as error:
+            raise ParameterError(Fault("paths", str(error))) from error
 
 
 class MirrorDiff:
@@ -162,7 +172,7 @@ class _MirrorDiffSitting(Sitting):
         ignored = f"; ignored as noise: {', '.join(noise[:3])}" if noise else ""
         rest = sum(self._not.values())
         not_compared = f"; {rest:,} pairs could not be compared" if rest else ""
-        what = "differ" if self._tolerance.declared else "differ in shape"
+        what = "differ" if self._tolerance.declared or self._tolerance.rules else "differ in shape"
         return (
             f"{part(total.candidate_bad, total.candidates)} pairs {what}, tolerated {percent(self._own.max_share)}; "
             f"the stable differs from itself in {part(total.stable_bad, total.stables)} echoes{ignored}{not_compared}"
@@ -213,15 +223,19 @@ class _Tally:
         self.path, self.kind, self.stable, self.candidate = first.path, first.kind, first.stable, first.candidate
         self.pairs = 0
         self._sums = [0.0, 0.0]
+        self._distances = 0.0
 
     def count(self, found: Found) -> None:
         self.pairs += 1
         self._sums[0] += math.fsum(stable for stable, _ in found.numbers)
         self._sums[1] += math.fsum(candidate for _, candidate in found.numbers)
+        self._distances += max(found.distances, default=0.0)
 
     @property
     def effect(self) -> str:
-        return change(*self._sums) if self.kind == "number" else ""
+        if self.kind == "number":
+            return change(*self._sums)
+        return f"{percent(self._distances / self.pairs)} apart on average" if self._distances else ""
 
 
 def change(stable: float, candidate: float) -> str:
