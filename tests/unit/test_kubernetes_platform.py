@@ -37,6 +37,10 @@ class Desk:
     def ready(self, count: int = 1) -> list[Replica]:
         return self.wait(lambda found: [r.state for r in found] == [ReplicaState.READY] * count)
 
+    def settled(self) -> None:
+        """Until everything of the revision is written."""
+        wait_for(lambda: "headgate.dev/beside" in str(self.server.find("deployments", NAME, "ns")))
+
     def spec(self) -> dict[str, object]:
         found = self.server.find("deployments", NAME, "ns")
         assert found is not None
@@ -89,7 +93,7 @@ def test_a_budget_comes_with_the_second_replica_and_goes_with_it(desk: Desk) -> 
 def test_observing_costs_no_request(desk: Desk) -> None:
     desk.platform.apply(ONE)
     desk.ready()
-    wait_for(lambda: desk.server.find("services", NAME, "ns") is not None)
+    desk.settled()
     before = len(desk.server.requests)
     for _ in range(100):
         desk.seen()
@@ -114,7 +118,7 @@ def test_a_later_version_that_launches_otherwise_changes_no_pod(desk: Desk) -> N
 def test_applying_the_same_again_writes_nothing(desk: Desk) -> None:
     desk.platform.apply(ONE)
     desk.ready()
-    wait_for(lambda: desk.server.find("services", NAME, "ns") is not None)
+    desk.settled()
     before = desk.writes()
     for _ in range(3):
         desk.platform.apply(ONE)
@@ -122,6 +126,23 @@ def test_applying_the_same_again_writes_nothing(desk: Desk) -> None:
     desk.platform.apply(ONE)
     wait_for(lambda: len(desk.server.requests) > reads)
     assert desk.writes() == before
+
+
+def test_a_restarted_controller_that_finds_it_so_writes_nothing(desk: Desk) -> None:
+    desk.platform.apply(ONE)
+    (before,) = desk.ready()
+    desk.settled()
+    desk.platform.close()
+    writes = desk.writes()
+    later = opened(desk.server)
+    later.apply(ONE)
+    later.close()  # does first what is due
+    assert list(later.observe("fraud")) == [before]
+    assert desk.writes() == writes
+    later = opened(desk.server)
+    later.apply(replace(ONE, replicas=2))
+    wait_for(lambda: desk.spec()["replicas"] == 2)
+    later.close()
 
 
 def test_a_changed_probe_changes_the_template(desk: Desk) -> None:

@@ -25,13 +25,23 @@ class Cache:
 
     Args:
         on_change: told each object that is new, changed or (second argument True) gone; on the cache's thread.
+        keep: what of an object is held in memory, `metadata.name` and `.resourceVersion` at least; None: all.
     """
 
-    def __init__(self, cluster: Cluster, kind: Kind, *, selector: str = "", on_change: Changed | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        kind: Kind,
+        *,
+        selector: str = "",
+        on_change: Changed | None = None,
+        keep: Callable[[Object], Object] | None = None,
+    ) -> None:
         self._cluster = cluster
         self._kind = kind
         self._selector = selector
         self._on_change = on_change
+        self._keep = keep
         self._objects: dict[str, Object] = {}
         self._ready = threading.Event()
         self._closing = threading.Event()
@@ -91,7 +101,7 @@ class Cache:
 
     def _list(self) -> str:
         found, version = self._cluster.list(self._kind, selector=self._selector)
-        fresh = {item["metadata"]["name"]: _lean(item) for item in found}
+        fresh = {item["metadata"]["name"]: self._lean(item) for item in found}
         known, self._objects = self._objects, fresh
         self._ready.set()
         for name, item in fresh.items():
@@ -111,9 +121,14 @@ class Cache:
         for event in watch:
             self._seen = _version(event.object) or self._seen
             if event.type != "BOOKMARK":
-                self._take(_lean(event.object), gone=event.type == "DELETED")
+                self._take(self._lean(event.object), gone=event.type == "DELETED")
             self.trouble = ""
         return self._seen
+
+    def _lean(self, item: Object) -> Object:
+        """Without what only the server needs: it is half of a small object."""
+        item["metadata"].pop("managedFields", None)
+        return self._keep(item) if self._keep else item
 
     def _take(self, item: Object, *, gone: bool) -> None:
         name = item["metadata"]["name"]
@@ -133,9 +148,3 @@ class Cache:
 
 def _version(item: Object) -> str:
     return str(item["metadata"].get("resourceVersion", ""))
-
-
-def _lean(item: Object) -> Object:
-    """Without what only the server needs: it is half of a small object."""
-    item["metadata"].pop("managedFields", None)
-    return item

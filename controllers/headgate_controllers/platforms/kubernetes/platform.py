@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from headgate import codec
 from headgate.capacity import Inventory
 from headgate.findings import TransientError
 from headgate.workload import Purpose, Replica, ReplicaState, Workload, object_name
@@ -59,16 +60,23 @@ class KubernetesPlatform:
         self._clock = clock
         self._lock = threading.RLock()
         self._asked: dict[Key, Workload] = {}
+        self._asked_of: dict[str, set[Key]] = {}  # endpoint -> its keys of `_asked`
         self._unwanted: set[Key] = set()  # removed; its Deployment is not gone yet
         self._leaving: dict[Key, set[str]] = {}  # pods of a deleted Deployment that are not gone yet
+        self._touched: set[Key] = set()  # made so, or tried, by us
         self._drifted: set[Key] = set()  # somebody else changed its Deployment
         self._places: dict[Key, dict[str, int]] = {}  # pod -> index
-        self._proven: set[tuple[Key, int]] = set()  # places that have been ready
+        self._proven: dict[Key, set[int]] = {}  # places that have been ready
         self._beside: dict[Key, list[tuple[Kind, Object]]] = {}  # what stands beside a Deployment, as last applied
-        self._written: dict[str, Object] = {}  # Deployment -> its spec as the server answered our last write
+        self._written: dict[str, str] = {}  # Deployment -> digest of its spec as the server answered our last write
+        # endpoint -> its objects by name: a pass looks at one endpoint of thousands
+        self._pods_of: dict[str, dict[str, Object]] = {}
+        self._deployments_of: dict[str, dict[str, Object]] = {}
         self._hand = Hand(self._make_so, self._wake)
-        self._pods = Cache(self._cluster, POD, selector=render.OURS, on_change=self._pod_changed)
-        self._deployments = Cache(self._cluster, DEPLOYMENT, selector=render.OURS, on_change=self._deployment_changed)
+        self._pods = Cache(self._cluster, POD, selector=render.OURS, on_change=self._pod_changed, keep=pods.kept)
+        self._deployments = Cache(
+            self._cluster, DEPLOYMENT, selector=render.OURS, on_change=self._deployment_changed, keep=_kept
+        )
 
     # --- life of the platform --------------------------------------------------------------------------------------
 
@@ -96,6 +104,7 @@ class KubernetesPlatform:
                 return
             self._unwanted.discard(key)
             self._asked[key] = workload
+            self._asked_of.setdefault(key[0], set()).add(key)
         self._hand.ask(key)
 
     def remove(self, endpoint: str, revision: str) -> None:
@@ -110,8 +119,8 @@ class KubernetesPlatform:
             raise TransientError(f"the cluster is not seen yet: {why}")
         now = self._clock()
         with self._lock:
-            found = self._pods_of(endpoint)
-            keys = {*found, *(k for k in self._asked if k[0] == endpoint), *self._keys_of_deployments(endpoint)}
+            found = self._pods_by_key(endpoint)
+            keys = {*found, *self._asked_of.get(endpoint, ()), *self._keys_of_deployments(endpoint)}
             seen = [r for key in keys - self._unwanted for r in self._replicas(key, found.get(key, []), now)]
         return sorted(seen, key=lambda r: (r.revision, r.purpose, r.index))
 
@@ -131,19 +140,16 @@ class KubernetesPlatform:
 
     # --- what is seen ----------------------------------------------------------------------------------------------
 
-    def _pods_of(self, endpoint: str) -> dict[Key, list[Object]]:
+    def _pods_by_key(self, endpoint: str) -> dict[Key, list[Object]]:
         found: dict[Key, list[Object]] = {}
-        for pod in self._pods.objects():
+        for name, pod in self._pods_of.get(endpoint, {}).items():
             key = pods.key_of(pod)
-            if key is None or key[0] != endpoint or pods.leaving(pod):
-                continue
-            if pod["metadata"]["name"] not in self._leaving.get(key, ()):
+            if key is not None and not pods.leaving(pod) and name not in self._leaving.get(key, ()):
                 found.setdefault(key, []).append(pod)
         return found
 
     def _keys_of_deployments(self, endpoint: str) -> set[Key]:
-        found = {pods.key_of(item) for item in self._deployments.objects()}
-        return {key for key in found if key is not None and key[0] == endpoint}
+        return {key for item in self._deployments_of.get(endpoint, {}).values() if (key := pods.key_of(item))}
 
     def _replicas(self, key: Key, every: list[Object], now: float) -> list[Replica]:
         every.sort(key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]))
@@ -155,8 +161,8 @@ class KubernetesPlatform:
         for pod in alive:
             index = places[pod["metadata"]["name"]]
             if pods.is_ready(pod):
-                self._proven.add((key, index))
-            ever_ready = settled or (key, index) in self._proven
+                self._proven.setdefault(key, set()).add(index)
+            ever_ready = settled or index in self._proven.get(key, ())
             found.append(pods.replica(pod, index, now, self._patience, ever_ready=ever_ready))
         lost = [pod for pod in every if pods.ended(pod)]
         return [*found, *self._missing(key, deployment, {r.index for r in found}, lost, now)]
@@ -205,9 +211,12 @@ class KubernetesPlatform:
         key = pods.key_of(pod)
         if key is None:
             return
-        if gone:
-            with self._lock:
-                self._leaving.get(key, set()).discard(pod["metadata"]["name"])
+        with self._lock:
+            _note(self._pods_of, key[0], pod, gone)
+            if gone and key in self._leaving:
+                self._leaving[key].discard(pod["metadata"]["name"])
+                if not self._leaving[key]:
+                    del self._leaving[key]
         self._on_change(key[0])
 
     def _deployment_changed(self, item: Object, gone: bool) -> None:
@@ -217,9 +226,10 @@ class KubernetesPlatform:
             return
         name = item["metadata"]["name"]
         with self._lock:
+            _note(self._deployments_of, key[0], item, gone)
             if gone:
                 self._unwanted.discard(key)
-            drifted = key in self._asked and name in self._written and (gone or item["spec"] != self._written[name])
+            drifted = key in self._asked and name in self._written and (gone or item["digest"] != self._written[name])
             if drifted:
                 del self._written[name]
                 self._drifted.add(key)
@@ -239,25 +249,41 @@ class KubernetesPlatform:
         if not (known or self._names(key) or key in self._asked):
             return
         self._asked.pop(key, None)
+        self._asked_of.get(key[0], set()).discard(key)
         self._places.pop(key, None)
-        self._proven = {place for place in self._proven if place[0] != key}
+        self._proven.pop(key, None)
         self._unwanted.add(key)
         self._hand.ask(key)
         self._on_change(key[0])
 
     def _names(self, key: Key) -> set[str]:
-        return {pod["metadata"]["name"] for pod in self._pods.objects() if pods.key_of(pod) == key}
+        return {name for name, pod in self._pods_of.get(key[0], {}).items() if pods.key_of(pod) == key}
 
     def _make_so(self, key: Key) -> None:
         with self._lock:
             workload = self._asked.get(key)
-            if workload is None:
-                self._leaving.setdefault(key, set()).update(self._names(key))
+            if workload is None and (names := self._names(key)):
+                self._leaving.setdefault(key, set()).update(names)
         if workload is None:
             self._delete(key)
-        elif workload.image:
+        elif workload.image and not self._found_so(key, workload):
             made = self._write(key, workload)
             self._stand_beside(key, workload, made["metadata"]["uid"])
+
+    def _found_so(self, key: Key, w: Workload) -> bool:
+        """Whether a controller before us left it just so: a restart among thousands of revisions then writes nothing.
+        What we wrote ourselves may be newer than what we have seen, so this is asked once."""
+        name = object_name(*key)
+        with self._lock:
+            first, seen = key not in self._touched, self._deployments.get(name)
+            self._touched.add(key)
+            if not first or seen is None or int(seen["spec"]["replicas"]) != w.replicas:
+                return False
+            notes = seen["metadata"].get("annotations") or {}
+            so = notes.get(render.SHAPE) == render.shape(w) and notes.get(render.BESIDE) == render.beside_digest(w)
+            if so:
+                self._written[name] = seen["digest"]
+            return so
 
     def _write(self, key: Key, w: Workload) -> Object:
         """The Deployment as the server has it now."""
@@ -275,7 +301,7 @@ class KubernetesPlatform:
         else:
             made = self._scale(known, w)
         with self._lock:
-            self._written[name] = made["spec"]
+            self._written[name] = codec.digest(made["spec"])
             self._drifted.discard(key)
         return made
 
@@ -309,6 +335,8 @@ class KubernetesPlatform:
         for kind, body in rendered:
             self._cluster.apply(kind, body)
         self._beside[key] = rendered
+        note = {"metadata": {"annotations": {render.BESIDE: render.beside_digest(w)}}}
+        self._cluster.patch(DEPLOYMENT, object_name(*key), note)
 
     def _delete(self, key: Key) -> None:
         name = object_name(*key)
@@ -320,10 +348,31 @@ class KubernetesPlatform:
         with self._lock:
             if not there or self._deployments.get(name) is None:
                 self._unwanted.discard(key)
-            seen = {k[0] for item in self._deployments.objects() if (k := pods.key_of(item)) and k != key}
-            last = key[0] not in seen | {k[0] for k in self._asked}
+            others = self._keys_of_deployments(key[0]) | self._asked_of.get(key[0], set())
+            last = not others - {key}
         if last:
             self._cluster.delete(SERVICE_ACCOUNT, render.account_name(key[0]))
+
+
+def _note(index: dict[str, dict[str, Object]], endpoint: str, item: Object, gone: bool) -> None:
+    if not gone:
+        index.setdefault(endpoint, {})[item["metadata"]["name"]] = item
+        return
+    left = index.get(endpoint, {})
+    left.pop(item["metadata"]["name"], None)
+    if not left:
+        index.pop(endpoint, None)
+
+
+def _kept(item: Object) -> Object:
+    """What of a Deployment is ever looked at; its spec by digest."""
+    meta = item["metadata"]
+    return {
+        "metadata": {name: meta[name] for name in ("name", "labels", "annotations", "resourceVersion") if name in meta},
+        "spec": {"replicas": item["spec"].get("replicas", 1)},
+        "status": {"conditions": (item.get("status") or {}).get("conditions") or []},
+        "digest": codec.digest(item["spec"]),
+    }
 
 
 def _shape(item: Object) -> str:

@@ -20,6 +20,7 @@ GROUP = "headgate.dev"
 ENDPOINT, DEPLOYMENT, REVISION = f"{GROUP}/endpoint", f"{GROUP}/deployment", f"{GROUP}/revision"
 PURPOSE, PART, POOL = f"{GROUP}/purpose", f"{GROUP}/part", f"{GROUP}/pool"
 SHAPE = f"{GROUP}/shape"  # annotation: digest of what, beside the revision, decides the pod's spec
+BESIDE = f"{GROUP}/beside"  # annotation: digest of what stands beside it, once that was applied
 PATIENCE = f"{GROUP}/ready-within-s"  # annotation of a pod: it is given up when it never was ready by then
 MODEL = "model"  # value of PART, and the container's name
 OURS = f"{PART}={MODEL}"  # selects what this platform made
@@ -217,6 +218,10 @@ def beside(w: Workload, owner_uid: str) -> list[tuple[Kind, Object]]:
         if w.replicas > 1:
             found.append((DISRUPTION_BUDGET, _budget(w, owner_uid)))
     return found
+
+
+def beside_digest(w: Workload) -> str:
+    return codec.digest([[kind.name, body] for kind, body in beside(w, "")])[:16]
 
 
 def _owned(w: Workload, owner_uid: str) -> Object:
