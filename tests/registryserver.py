@@ -47,6 +47,7 @@ class Registry:
     def __init__(self, auth: str = "", redirect: bool = False) -> None:
         self.auth = auth  # "" | basic | bearer
         self.redirect = redirect
+        self.immutable = False  # True: a tag is written once
         self.mounts = True  # False: it never takes a blob over
         self.blobs: dict[tuple[str, str], bytes] = {}
         self.manifests: dict[tuple[str, str], tuple[bytes, str]] = {}
@@ -192,6 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
             for blob in (value["config"], *value["layers"]):
                 if len(self.registry.blobs.get((self.name, blob["digest"]), b"")) != blob["size"]:
                     return self._error(400, "MANIFEST_BLOB_UNKNOWN")
+            if self.registry.immutable and key in self.registry.manifests:
+                return self._error(400, "TAG_IMMUTABLE")
             digest = _digest(self.body)
             for version in (self.rest, digest):
                 self.registry.manifests[(self.name, version)] = (self.body, self.headers["Content-Type"])

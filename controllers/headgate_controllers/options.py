@@ -25,7 +25,7 @@ BUILDER_VARIABLE = "HEADGATE_BUILDER"  # the op `build` reads it too
 # Set on the controller, meant for the builds it starts: no credentials are among them.
 BUILD_VARIABLES = (
     *(BUILDER_VARIABLE, "HEADGATE_REGISTRY", "HEADGATE_REGISTRY_ADDRESS", "HEADGATE_REGISTRY_INSECURE"),
-    *("HEADGATE_BASE_IMAGE", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "UV_NO_INDEX"),  # where packages are
+    *("HEADGATE_BASE_IMAGE", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "UV_OFFLINE"),  # where packages are
 )
 LOOPBACK = "127.0.0.1"
 TOKEN_BYTES = 32

@@ -177,6 +177,26 @@ def test_a_push_that_breaks_leaves_nothing_to_be_found(
     assert builder.build(source(), files, log) == builder.find(source())
 
 
+def test_of_two_builds_at_once_the_second_takes_what_the_first_pushed(
+    server: registryserver.Registry, builder: OciBuilder, files: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.immutable = True
+    first = builder.build(source(), files, log)
+    monkeypatch.setattr(OciBuilder, "_find", lambda *_: None)  # it had looked before the first was done
+    assert builder.build(source(), files, log) == first
+
+
+def test_a_tag_that_holds_something_else_is_not_taken_for_ours(
+    server: registryserver.Registry, builder: OciBuilder, files: Path, log: Path
+) -> None:
+    foreign = json.dumps({"config": {}, "layers": []}).encode()
+    server.manifests[(NAME, codec.digest(source()))] = (foreign, "application/vnd.oci.image.manifest.v1+json")
+    assert builder.find(source()) is None
+    server.immutable = True
+    with pytest.raises(TerminalError, match="tag_immutable"):
+        builder.build(source(), files, log)
+
+
 def test_a_base_that_is_not_there_is_not_the_authors_fault(
     builder: OciBuilder, files: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

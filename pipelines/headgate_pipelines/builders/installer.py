@@ -143,7 +143,11 @@ def _uv(arguments: Sequence[str], log: Path, pin: EnvironmentPin) -> None:
 
 def _environment() -> dict[str, str]:
     """Ours without what is nobody's business: an installer may run code of packages."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("HEADGATE_") and k != "VIRTUAL_ENV"}
+    return {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith("HEADGATE_") and k not in ("VIRTUAL_ENV", "DOCKER_CONFIG")
+    }
 
 
 def _append(log: Path, text: str) -> None:

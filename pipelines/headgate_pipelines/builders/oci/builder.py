@@ -37,8 +37,9 @@ ENV_INSECURE = "HEADGATE_REGISTRY_INSECURE"  # 1: plain HTTP, for registries of 
 NAME = "headgate-models"
 COMMAND = (IMAGE_PYTHON, "-P", "-m", "headgate_serving.front")
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
-# gzip levels. Weights hardly get smaller, and a level above 0 would be the slowest part of a build.
-ENVIRONMENT_LEVEL, MODEL_LEVEL, CODE_LEVEL = 4, 0, 6
+# gzip levels. Weights hardly get smaller, and a level above 0 would be the slowest part of a build. Of an environment
+# level 1 takes 60 % of the time of level 4, for a tenth more bytes.
+ENVIRONMENT_LEVEL, MODEL_LEVEL, CODE_LEVEL = 1, 0, 6
 # Annotations of what we push.
 SOURCE = "dev.headgate.source"
 BASE = "dev.headgate.base"
@@ -207,7 +208,14 @@ class Work:
         """The manifest's digest. It comes last: an image is there whole or not at all."""
         config, manifest = image.compose(base, layers, COMMAND, said)
         self.registry.put(self.settings.name, config, image.digest(config))
-        return self.registry.put_manifest(self.settings.name, tag, manifest)
+        try:
+            return self.registry.put_manifest(self.settings.name, tag, manifest)
+        except TerminalError:
+            # Where tags are immutable, the second of two builds at once is refused, and the first is as good.
+            first = self.registry.manifest(self.settings.name, tag)
+            if first is None or image.notes(first.content).get(SOURCE) != said[SOURCE]:
+                raise
+            return first.digest
 
 
 class Journal:
