@@ -1,0 +1,306 @@
+"""Headgate installed on a real cluster, with an endpoints repo beside it: the world of the tests in e2e/cluster.
+
+Drives `kubectl`, `helm` and `git` as a person does. Makes a namespace of its own and leaves none.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "dist" / "images.json"
+POOL = os.environ.get("HEADGATE_E2E_POOL", "")  # value of headgate.dev/pool of the nodes to use; empty: any
+REGISTRY = os.environ.get("HEADGATE_E2E_REGISTRY", "")
+FORWARDED = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) -> ")
+SCORE = """
+import json, os
+
+def init():
+    global word
+    word = os.environ.get("WORD", "hello")
+
+def run(data):
+    return {"said": word, "to": json.loads(data)["name"]}
+"""
+GIT = (
+    "git init -q --bare -b main /srv/endpoints.git && "
+    "exec git daemon --reuseaddr --base-path=/srv --export-all --enable=receive-pack --port=9418 /srv"
+)
+
+
+def helm() -> str | None:
+    return os.environ.get("HELM") or shutil.which("helm")
+
+
+def missing() -> str:
+    """What is not there for an installation; empty: it can be tried."""
+    lacks = []
+    if os.environ.get("HEADGATE_E2E") != "cluster" or not os.environ.get("KUBECONFIG"):
+        lacks.append("HEADGATE_E2E=cluster and KUBECONFIG")
+    if not shutil.which("kubectl") or not helm():
+        lacks.append("kubectl and helm on the PATH")
+    if not IMAGES.exists():
+        lacks.append("dist/images.json (`make images PUSH=1`)")
+    if not REGISTRY:
+        lacks.append("HEADGATE_E2E_REGISTRY")
+    return "a real cluster is needed: give " + ", ".join(lacks) if lacks else ""
+
+
+def within(seconds: float, condition: Callable[[], Any], what: str) -> Any:
+    """The first truth the condition answers. Polls; says what it waited for."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.2)
+    return found
+
+
+class Installation:
+    """Headgate in a namespace of its own, an endpoints repo that a pod serves, and somebody who pushes to it."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.namespace = f"hg-install-{uuid.uuid4().hex[:6]}"
+        self.folder = folder
+        self.work = folder / "endpoints"
+        self.images: Mapping[str, Mapping[str, str]] = json.loads(IMAGES.read_text())
+        self._stack = stack
+
+    # --- tools ----------------------------------------------------------------------------------------------------
+
+    def kubectl(self, *arguments: str, stdin: str = "", check: bool = True) -> str:
+        command = ["kubectl", "-n", self.namespace, *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+        assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def get(self, kind: str, name: str = "", selector: str = "") -> Any:
+        words = [kind, *([name] if name else []), *(["-l", selector] if selector else []), "-o", "json"]
+        text = self.kubectl("get", *words, check=False)
+        return json.loads(text) if text else None
+
+    def headgate(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`kubectl headgate`, as a person types it."""
+        program = Path(sys.executable).with_name("kubectl-headgate")
+        command = [str(program), "-n", self.namespace, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    def git(self, *arguments: str) -> str:
+        who = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+        done = subprocess.run(["git", *who, *arguments], cwd=self.work, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    @contextmanager
+    def forward(self, service: str, port: str) -> Iterator[int]:
+        command = ["kubectl", "-n", self.namespace, "port-forward", "--address", "127.0.0.1", service, f":{port}"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            assert process.stdout is not None
+            found = next((m for line in process.stdout if (m := FORWARDED.match(line))), None)
+            assert found is not None, f"no way to {service}"
+            yield int(found[1])
+        finally:
+            process.terminate()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+    # --- the namespace --------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Namespace, definitions, a git server with an empty repo."""
+        subprocess.run(["kubectl", "create", "namespace", self.namespace], check=True, capture_output=True)
+        self._stack.callback(self.remove)
+        subprocess.run(
+            ["kubectl", "apply", "--server-side", "-f", str(ROOT / "install/crds")], check=True, capture_output=True
+        )
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(self._git_server()))
+        self.kubectl("wait", "--for=condition=Ready", "pod/git", "--timeout=90s")
+        self.work.mkdir(parents=True)
+        self.git("init", "-q", "-b", "main")
+        port = self._stack.enter_context(self.forward("pod/git", "9418"))
+        self.git("remote", "add", "origin", f"git://127.0.0.1:{port}/endpoints.git")
+
+    def _git_server(self) -> dict[str, Any]:
+        security = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+        container = {
+            "name": "git",
+            "image": self.images["controller"]["image"],
+            "command": ["sh", "-c", GIT],
+            "env": [{"name": "HOME", "value": "/srv"}],
+            "volumeMounts": [{"name": "srv", "mountPath": "/srv"}],
+            "readinessProbe": {"tcpSocket": {"port": 9418}, "periodSeconds": 1},
+        }
+        spec = {"containers": [container], "volumes": [{"name": "srv", "emptyDir": {}}], "securityContext": security}
+        if POOL:
+            spec["nodeSelector"] = {"headgate.dev/pool": POOL}
+        pod = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "git", "labels": {"app": "git"}}, "spec": spec}
+        ports = [{"port": 9418}]
+        service = {"selector": {"app": "git"}, "ports": ports}
+        return {
+            "kind": "List",
+            "apiVersion": "v1",
+            "items": [pod, {"kind": "Service", "apiVersion": "v1", "metadata": {"name": "git"}, "spec": service}],
+        }
+
+    def install(self, **sets: str) -> None:
+        program = helm()
+        assert program is not None
+        values = {
+            "repo.url": f"git://git.{self.namespace}:9418/endpoints.git",
+            "registry.url": f"{REGISTRY}/{self.namespace}",
+            "registry.insecure": "true",
+            "registry.address": self._registry_address(),
+            "controller.persistence.enabled": "false",
+            "builds.memory": "512Mi",
+            "builds.cpus": "100m",
+            "router.drainSeconds": "2",
+            **{f"{part}.image.repository": self._name(part) for part in self.images},
+            **{f"{part}.image.digest": self.images[part]["digest"] for part in self.images},
+            **({f"{part}.nodeSelector.headgate\\.dev/pool": POOL for part in ("controller", "router")} if POOL else {}),
+            **({"builds.nodePool": POOL} if POOL else {}),
+            **sets,
+        }
+        words = [
+            word
+            for key, value in values.items()
+            for word in ("--set-string" if "digest" in key else "--set", f"{key}={value}")
+        ]
+        command = [program, "upgrade", "--install", "headgate", str(ROOT / "install/chart"), "-n", self.namespace]
+        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def _name(self, part: str) -> str:
+        return self.images[part]["image"].partition("@")[0]
+
+    def _registry_address(self) -> str:
+        """A registry on this machine's loopback is not reached from pods: then a forwarder stands for it."""
+        host, _, port = REGISTRY.partition("/")[0].partition(":")
+        if host not in ("127.0.0.1", "localhost"):
+            return ""
+        node = self.get("nodes")["items"][0]
+        address = next(a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP")
+        return f"{address}:{self._stack.enter_context(forwarder(host, int(port or 80)))}"
+
+    def remove(self) -> None:
+        subprocess.run(
+            ["kubectl", "delete", "namespace", self.namespace, "--wait=false"], capture_output=True, check=False
+        )
+        subprocess.run(
+            ["kubectl", "delete", "clusterrole,clusterrolebinding", f"headgate-nodes-{self.namespace}"],
+            capture_output=True,
+            check=False,
+        )
+
+    # --- an endpoints repo ----------------------------------------------------------------------------------------
+
+    def write(self, word: str = "hello", deployment: str = "blue") -> None:
+        folder = self.work / "endpoints" / "greet"
+        texts = {
+            "endpoint.yml": f"name: greet\nauth_mode: key\ntraffic: {{{deployment}: 100}}\n",
+            f"deployments/{deployment}.yml": (
+                f"name: {deployment}\nmodel: {{path: ../model}}\n"
+                "code_configuration: {code: ../code, scoring_script: score.py}\n"
+                "environment: {conda_file: ../code/conda.yml}\n"
+                f"environment_variables: {{WORD: {word}}}\ninstance_type: small\ninstance_count: 1\n"
+            ),
+            "deployments/sample-request.json": '{"name": "ada"}\n',
+            "rollout.yml": "mirror: {percent: 0}\nsteps: [100]\nsoak: 1s\nmax_soak: 1m\n",
+            "code/score.py": SCORE,
+            "code/conda.yml": "dependencies: [python]\n",
+            "model/weights.txt": "1\n",
+        }
+        for name, text in texts.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+        pool = f", node_pool: {POOL}" if POOL else ""
+        (self.work / "headgate.yml").write_text(f"instance_types:\n  small: {{cpus: 0.1, memory_gb: 0.25{pool}}}\n")
+
+    def push(self, message: str) -> str:
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", message)
+        self.git("push", "-q", "origin", "HEAD:main")
+        return self.git("rev-parse", "HEAD")
+
+    # --- callers --------------------------------------------------------------------------------------------------
+
+    def key(self) -> str:
+        found = self.headgate("keys", "show", "greet", "-o", "json")
+        return str(json.loads(found.stdout)["primary"]) if found.returncode == 0 else ""
+
+    def token(self) -> str:
+        secret = self.get("secret", "headgate-control")
+        return base64.b64decode(secret["data"]["token"]).decode() if secret else ""
+
+    def say(self) -> str:
+        """What was happening, for whoever reads that a test failed."""
+        parts = []
+        for words in (
+            ("get", "all,onlineendpoints,endpointrollouts", "-o", "wide"),
+            ("get", "events", "--sort-by=.lastTimestamp"),
+            ("logs", "deployment/headgate-controller", "--tail=60"),
+            ("logs", "deployment/headgate-router", "--tail=20"),
+        ):
+            with suppress(subprocess.SubprocessError):
+                parts.append(f"$ kubectl {' '.join(words)}\n{self.kubectl(*words, check=False)}")
+        return "\n".join(parts)
+
+
+def ask(port: int, path: str, body: bytes, key: str) -> tuple[int, bytes]:
+    """(0, b""): nobody answered."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        connection.request("POST", path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()
+
+
+@contextmanager
+def forwarder(host: str, port: int) -> Iterator[int]:
+    """A port of this machine, on every address, that leads to one on its loopback."""
+    listening = socket.create_server(("0.0.0.0", 0))
+
+    def pipe(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                caller, _ = listening.accept()
+                try:
+                    called = socket.create_connection((host, port))
+                except OSError:
+                    caller.close()
+                    continue
+                for pair in ((caller, called), (called, caller)):
+                    threading.Thread(target=pipe, args=pair, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        listening.close()
