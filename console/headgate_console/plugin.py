@@ -40,14 +40,15 @@ def run(argv: Sequence[str]) -> int:
     with ExitStack() as stack:
         try:
             if command[0] in HERE:
-                return root.run([*command, *_told_on(kubectl)])
+                command = [*command, *_told_on(kubectl)]
             os.environ["HEADGATE_TOKEN"] = token(kubectl)
             os.environ["HEADGATE_CONTROL"] = stack.enter_context(forward(kubectl, CONTROLLER, "7070"))
             if command[0] in CALLS:
                 os.environ["HEADGATE_ROUTER"] = stack.enter_context(forward(kubectl, ROUTER, "http"))
         except FindingsError as error:
             print(error, file=sys.stderr)
-            return Exit.REFUSED
+            if command[0] not in HERE:
+                return Exit.REFUSED
         return root.run(command)
 
 

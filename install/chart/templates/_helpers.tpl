@@ -35,6 +35,6 @@ http://headgate-controller.{{ .Release.Namespace }}:7070
 {{- if .Values.router.url -}}
 {{ .Values.router.url }}
 {{- else -}}
-http://headgate-router.{{ .Release.Namespace }}{{ if ne (int .Values.router.service.port) 80 }}:{{ .Values.router.service.port }}{{ end }}
+{{ if .Values.router.tls.secretName }}https{{ else }}http{{ end }}://headgate-router.{{ .Release.Namespace }}{{ if ne (int .Values.router.service.port) 80 }}:{{ .Values.router.service.port }}{{ end }}
 {{- end -}}
 {{- end }}
