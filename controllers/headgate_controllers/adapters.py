@@ -13,6 +13,7 @@ from typing import Any
 from headgate import plugins
 from headgate.findings import Finding, FindingsError, Place
 from headgate_controllers.options import BUILDER_VARIABLE, Options, build_variables
+from headgate_kit.foreign import contained
 
 log = logging.getLogger("headgate.controller")
 
@@ -42,6 +43,10 @@ class Adapters:
 
     def all(self, group: str) -> Mapping[str, Any]:
         return self._loaded[group].adapters
+
+    def gates(self) -> Mapping[str, Any]:
+        """Ours as they are, those of others behind a process of their own."""
+        return contained(self._loaded["gate"])
 
     def one(self, group: str, name: str) -> Any:
         """Raises FindingsError `no-adapter`."""

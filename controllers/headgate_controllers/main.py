@@ -176,7 +176,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
     routes, workers = Routes(record), Workers(clock)
     evidence = Evidence(record, heads, clock)
     repo = EndpointsRepo(options.repo, data.mirror, options.branch, options.credentials)
-    gates = adapters.all("gate")
+    gates = adapters.gates()
     access = Access(token)
     secrets: KeyStore = adapters.one("secrets", options.secrets)(data)
     holder: list[Reconciler] = []

@@ -8,7 +8,7 @@ it was written for (`port_version`, an integer; 1 when it says nothing).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -24,6 +24,7 @@ PORTS: Mapping[str, type] = {"headgate.gate": ports.Gate}  # group -> what an ad
 class Loaded:
     adapters: Mapping[str, Any]  # by the entry point's name
     findings: tuple[Finding, ...] = ()
+    owners: Mapping[str, str] = field(default_factory=dict)  # entry point's name -> distribution; empty: unnamed
 
 
 def load(group: str, points: Iterable[EntryPoint] | None = None) -> Loaded:
@@ -36,6 +37,7 @@ def load(group: str, points: Iterable[EntryPoint] | None = None) -> Loaded:
     """
     adapters: dict[str, Any] = {}
     findings: list[Finding] = []
+    owners: dict[str, str] = {}
     for point in sorted(entry_points(group=group) if points is None else points, key=_rank):
         if point.name in adapters:
             findings.append(_doubled(point))
@@ -43,9 +45,10 @@ def load(group: str, points: Iterable[EntryPoint] | None = None) -> Loaded:
         adapter, finding = _load(point)
         if finding is None:
             adapters[point.name] = adapter
+            owners[point.name] = _distribution(point)
         else:
             findings.append(finding)
-    return Loaded(adapters, tuple(findings))
+    return Loaded(adapters, tuple(findings), owners)
 
 
 def _rank(point: EntryPoint) -> tuple[bool, str, str]:
