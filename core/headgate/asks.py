@@ -92,7 +92,13 @@ def _again(draft: Draft, rollout: Rollout, op: OpRecord, request: OpRequest) -> 
         return OpReply(OpState.NO, op.message or f"the rollout {rollout.state}")
     if op.verb == BUILD:
         return _build(draft, rollout, request)
-    return OpReply(OpState.WAIT, "held by a person" if rollout.paused else f"{op.name} is running")
+    return OpReply(OpState.WAIT, "held by a person" if rollout.paused else _running(op))
+
+
+def _running(op: OpRecord) -> str:
+    """For a workflow's log and Argo's UI; figures are in the record, and change too often for that."""
+    told = ", ".join(f"{verdict.gate} {verdict.result}" for verdict in op.verdicts)
+    return f"{op.name} is running{': ' if told else ''}{told}"
 
 
 def _open(draft: Draft, rollout: Rollout, verb: str, name: str, request: OpRequest) -> OpReply:

@@ -188,6 +188,37 @@ def test_an_api_server_that_is_away_leaves_the_submit_to_be_tried_again(
     assert ended(engine, "w").phase == "Succeeded"
 
 
+def test_while_the_api_server_was_never_reached_nothing_is_made_of_a_guess(
+    server: KubeServer, tmp_path: Path, player: Player
+) -> None:
+    """A workflow that is to be stopped must not be taken for one that ended."""
+    first = ArgoEngine(DataFolder(tmp_path), cluster=server.cluster(), settings=OpSettings(argo_steps="container"))
+    first.start()
+    first.submit(single("w", "sleep"))
+    first.close()
+    server.denied.add(("list", "workflows"))
+    second = ArgoEngine(DataFolder(tmp_path), cluster=server.cluster(), settings=OpSettings(argo_steps="container"))
+    second.start()
+    assert second.status("w") == Run("w", "Running", "the API server does not answer")
+    server.denied.clear()
+    wait_for(lambda: (second.status("w") or Run("w", "")).message == "")
+    second.stop("w")
+    assert ended(second, "w").phase == "Failed"
+    second.close()
+
+
+def test_a_workflow_that_ended_and_was_collected_ended_as_it_did(
+    make: Make, server: KubeServer, player: Player
+) -> None:
+    engine = make()
+    engine.submit(single("w", "hello"))
+    ended(engine, "w")
+    server.drop("workflows", "w")
+    engine.submit(single("other", "hello"))
+    ended(engine, "other")
+    assert phase(engine, "w") == "Succeeded"
+
+
 class Record:
     """Holds an op until it was asked twice, as soaks do; a verdict may say no."""
 
@@ -243,4 +274,4 @@ def test_two_controllers_and_a_restart_answer_the_same(make: Make, server: KubeS
     first.close()
     third = make(ask=record.ask)
     assert ended(third, "ro-fraud-1").phase == "Succeeded"
-    assert phase(second, "ro-fraud-1") == "Succeeded"
+    assert ended(second, "ro-fraud-1").phase == "Succeeded"

@@ -16,6 +16,7 @@ from headgate.findings import Finding, Place
 from headgate.intent import accept
 from headgate.rollout import OpEnd, State
 from headgate.testing import World, deployment, target
+from headgate.testing.values import verdict
 from headgate.workload import Artifact
 
 BLUE, GREEN, TEAL = deployment("blue"), deployment("green"), deployment("teal")
@@ -183,6 +184,16 @@ def test_a_step_is_a_part_of_the_way_from_where_the_rollout_began() -> None:
 def test_the_mirror_copies_to_the_candidate_and_echoes_to_what_is_live() -> None:
     mirrors = {(m.kind, m.revision): m.per_mille for m in mirroring().head.mirrors}
     assert mirrors == {(PairKind.COMPARE, GREEN.revision): 500, (PairKind.ECHO, BLUE.revision): 50}
+
+
+def test_an_op_that_is_held_says_what_each_gate_says() -> None:
+    draft = mirroring().draft()
+    assert draft.head.rollout
+    running = draft.head.rollout.ops[-1]
+    verdicts = (verdict(Result.PASS), verdict(Result.INCONCLUSIVE, "latency-p99"))
+    draft.rollout(ops=(*draft.head.rollout.ops[:-1], replace(running, verdicts=verdicts, arguments=codec.digest({}))))
+    reply = asked(draft, "mirror")
+    assert reply == OpReply(OpState.WAIT, "mirror is running: error-rate pass, latency-p99 inconclusive")
 
 
 def test_closing_keeps_the_first_word_and_ends_a_rollout_that_still_runs() -> None:

@@ -30,7 +30,6 @@ OVER = ("Succeeded", "Failed", "Error", "Skipped", "Omitted")
 CLOSE_S = 5.0
 RETRY_S = 1.0
 Allowed = Callable[[str, str], bool]  # rollout, token
-RIGHTS = (("workflowtasksets", ("get", "list", "watch")), ("workflowtasksets/status", ("patch",)))
 
 
 class TaskSetAgent:

@@ -12,8 +12,10 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from headgate.draft import ENDED
 from headgate.findings import ConflictError, HeadgateError, TerminalError
 from headgate.ports import Run
 from headgate_kit.layout import DataFolder
@@ -36,8 +38,8 @@ SELECTOR = ",".join(f"{name}={value}" for name, value in placing.MANAGED_BY.item
 CONTROLLERS_OWN = (contract.ENV_TOKEN, contract.ENV_DATA, contract.ENV_CONTROL_FILE)  # mean nothing in a pod
 STOP = "Stop"  # running steps are ended and onExit runs; `Terminate` would leave it out
 RECENT_S = 86_400.0  # a workflow that ended longer ago has lost its Secret long since
-READY_S = 5.0
-ERROR = "Error"
+READY_S = 2.0  # until the first list is there; afterwards it comes by itself
+RUNNING, ERROR = "Running", "Error"
 
 
 class ArgoEngine:
@@ -78,7 +80,7 @@ class ArgoEngine:
         self._clock = clock
         self._cache = Cache(self._cluster, WORKFLOW, selector=SELECTOR, on_change=self._changed)
         self._made: dict[str, dict[str, Any]] = {}  # by us, and not yet in the cache
-        self._phases: dict[str, str] = {}  # of every workflow that was there; empty: it is gone
+        self._known: dict[str, Run] = {}  # of every workflow that was there, as it was last
         self._refused: dict[str, str] = {}  # what the cluster will never take -> its words
         self._mode: Mode | None = None  # None: not asked yet
         self._agent: TaskSetAgent | None = None
@@ -89,7 +91,7 @@ class ArgoEngine:
     def submit(self, workflow: Mapping[str, Any]) -> None:
         """Raises TransientError: nobody can tell whether it was made; making it again is safe."""
         name = str(workflow["metadata"]["name"])
-        if name in self._phases or name in self._made:
+        if name in self._known or name in self._made:
             return
         env = self._env(name) if callable(self._env) else self._env
         given = {k: v for k, v in env.items() if k not in CONTROLLERS_OWN}
@@ -110,9 +112,11 @@ class ArgoEngine:
             return run_of(found)
         if name in self._refused:
             return Run(name, ERROR, self._refused[name])
-        if name in self._phases:
-            return Run(name, ERROR, "its Workflow object was deleted")
-        return None  # submitting it again finds out whether it is there
+        if name in self._known:
+            return self._known[name]
+        if not self._cache.ready:
+            return Run(name, RUNNING, "the API server does not answer")  # it may be there: nothing is made of a guess
+        return None
 
     def stop(self, name: str) -> None:
         found = self._cache.get(name) or self._made.get(name)
@@ -178,17 +182,18 @@ class ArgoEngine:
     def _changed(self, found: dict[str, Any], gone: bool) -> None:
         name = found["metadata"]["name"]
         self._made.pop(name, None)
-        phase = "" if gone else run_of(found).phase
-        if self._phases.get(name) == phase:
+        before, now = self._known.get(name), replace(run_of(found), nodes=None)
+        if gone and now.phase not in ENDED:
+            now = replace(now, phase=ERROR, message="its Workflow object was deleted")
+        self._known[name] = now
+        if before is not None and before.phase == now.phase:
             return
-        self._phases[name] = phase
-        if gone or ended(found):
-            self._over(name, found)
+        if now.phase in ENDED:
+            self._over(name, now)
         self._tell(name)
 
-    def _over(self, name: str, found: Mapping[str, Any]) -> None:
-        finished = run_of(found).finished_at
-        if finished is None or self._clock() - finished < RECENT_S:
+    def _over(self, name: str, run: Run) -> None:
+        if run.finished_at is None or self._clock() - run.finished_at < RECENT_S:
             self._beside.submit(self._forget_token, name)
 
     def _forget_token(self, name: str) -> None:

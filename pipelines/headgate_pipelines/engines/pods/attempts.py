@@ -28,10 +28,6 @@ log = logging.getLogger(__name__)
 
 LOST = "its pod is gone: deleted, or its node was"
 CONTROLLERS_OWN = (contract.ENV_TOKEN, contract.ENV_DATA, contract.ENV_CONTROL_FILE)  # mean nothing in a pod
-RIGHTS = (
-    ("pods", ("create", "delete", "get", "list", "watch")),
-    ("secrets", ("create", "delete", "patch")),
-)  # of the controller, in its namespace, with this engine
 
 
 class Pods:
