@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from headgate import codec
+from headgate import codec, secretrefs
 from headgate.actions import Action, AskSmoke, End, EndSmoke, Revert, Run, StartSmoke, StopWorkflow, Submit
 from headgate.draft import Draft
 from headgate.evidence import Verdict
@@ -110,6 +110,8 @@ class Acts:
         server = next((s for s in self._servers.values() if s.claims(deployment)), None)
         if server is None:
             raise HeadgateError(f"nothing here can serve a `{deployment.source.server}` deployment")
+        plain, secrets = secretrefs.split(deployment.source.variables)
+        launched = replace(deployment, source=replace(deployment.source, variables=plain)) if secrets else deployment
         kind = self._settings().instance_types.get(deployment.source.instance_type.lower())
         count = 1 if purpose is Purpose.SMOKE else deployment.run.instance_count
         return Workload(
@@ -117,7 +119,7 @@ class Acts:
             deployment=deployment.name,
             revision=revision,
             replicas=count if replicas is None else replicas,
-            launch=server.launch(deployment, artifact),
+            launch=server.launch(launched, artifact),
             purpose=purpose,
             liveness=deployment.run.liveness,
             readiness=deployment.run.readiness,
@@ -129,6 +131,7 @@ class Acts:
             gpus=kind.gpus if kind else 0,
             gpu_resource=(kind or InstanceType()).gpu_resource,
             node_pool=kind.node_pool if kind else "",
+            secrets=secrets,
         )
 
     # --- beside the reconciler's thread ---------------------------------------------------------------------------

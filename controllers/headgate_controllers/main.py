@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from headgate import secretrefs
 from headgate.findings import Finding, HeadgateError
 from headgate.ports import Tree
 from headgate.reading import Reading, check_gates
@@ -186,7 +187,9 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
             holder[0].wake(endpoint)
 
     def checked(reading: Reading, tree: Tree) -> tuple[Finding, ...]:
-        return check_gates(reading, tree, {name: gate.params for name, gate in gates.items()})
+        found = check_gates(reading, tree, {name: gate.params for name, gate in gates.items()})
+        folders = getattr(platform, "runs", "folder") == "folder"
+        return (*found, *secretrefs.unsupported(reading.target, tree)) if folders else found
 
     def workflow(rollout: Rollout) -> Mapping[str, Any]:
         build = adapters.one("pipeline", "rollout")

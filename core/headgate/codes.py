@@ -73,7 +73,8 @@ REPOSITORY: Mapping[str, Entry] = {
                    "Write it as `name==version`, below `pip:` if need be."),
     "instance-type": ("An instance type that headgate.yml does not know.", "Use one it lists, or add it."),
     "oidc-missing": ("`auth_mode: aad_token` without `oidc:` in headgate.yml.", "Say there whose tokens are taken."),
-    "secret-reference": ("A reference to a secret in Azure.", "Have the script read the secret from the machine."),
+    "secret-reference": ("A variable refers to a secret that nobody here can give it.",
+                         "Write `${{secretref:SECRET/KEY}}` on a cluster; on one machine read the secret from a file."),
 }  # fmt: skip
 
 ROLLOUTS: Mapping[str, Entry] = {

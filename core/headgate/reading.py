@@ -20,6 +20,7 @@ from headgate.paths import Paths, read_text
 from headgate.ports import Tree
 from headgate.process import Process, Settings
 from headgate.revision import revision_id
+from headgate.secretrefs import parse_reference
 from headgate.target import DeploymentTarget, RouterSettings, RunSettings, Source, SourcePath, Target
 from headgate.traffic import per_mille
 from headgate.yamltext import Document, parse
@@ -293,11 +294,11 @@ class _Endpoint:
             self._say("bad-value", f"`environment_variables.{name}` is not text", "variables are text", "quote it",
                       d.document.place(at))  # fmt: skip
             return ""
-        if isinstance(value, str) and "${{" in value:
-            self._say("secret-reference", f"`environment_variables.{name}` refers to a secret of Azure",
-                      "secret references are not yet supported here, and a value in git would be no secret",
-                      "have the scoring script read the secret from a file on the machine",
-                      d.document.place(at))  # fmt: skip
+        if isinstance(value, str) and "${{" in value and parse_reference(name, value) is None:
+            self._say("secret-reference", f"`environment_variables.{name}` is no reference that can be followed",
+                      "secrets of Azure are not here, and those of Headgate are nobody's",
+                      "write `${{secretref:SECRET/KEY}}` for a Secret of the cluster; its name may not begin with "
+                      "`headgate-`", d.document.place(at))  # fmt: skip
         if value is None:
             return ""
         return str(value).lower() if isinstance(value, bool) else str(value)

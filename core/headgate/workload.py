@@ -52,6 +52,14 @@ class Launch:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class SecretKey:
+    """One value of a Secret of the cluster."""
+
+    secret: str
+    key: str
+
+
 class Purpose(StrEnum):
     SERVE = "serve"
     SMOKE = "smoke"  # alone, never in a route table
@@ -74,6 +82,7 @@ class Workload:
     instance_type: str = ""  # as the deployment names it, lower case; empty: none
     gpus: int = 0
     gpu_resource: str = "nvidia.com/gpu"  # or a MIG or shared profile, as headgate.yml names it
+    secrets: Mapping[str, SecretKey] = field(default_factory=dict)  # environment variable -> where its value is
     node_pool: str = ""  # value of the label headgate.dev/pool; empty: any node
 
 

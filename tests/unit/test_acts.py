@@ -18,7 +18,7 @@ from headgate.ports import Run as EngineRun
 from headgate.process import InstanceType, Settings
 from headgate.rollout import Head, State, Undo
 from headgate.testing import World, deployment, target
-from headgate.workload import Purpose, Replica, Workload
+from headgate.workload import Purpose, Replica, SecretKey, Workload
 from headgate_controllers.acts import Acts, note_undo
 from headgate_controllers.heads import Heads
 from headgate_controllers.records.sqlite import SqliteRecord
@@ -106,6 +106,18 @@ def test_a_revision_runs_as_its_deployment_and_its_instance_type_say(desk: Desk)
     assert (workload.replicas, workload.cpus, workload.memory_mb) == (3, 2.0, 1536)
     assert (workload.gpus, workload.gpu_resource, workload.node_pool) == (2, "nvidia.com/mig-1g.5gb", "a100")
     assert (workload.deployment, workload.purpose) == ("green", Purpose.SERVE)
+
+
+def test_a_secret_is_handed_on_by_reference_and_is_no_value_of_the_launch(desk: Desk) -> None:
+    head = mirroring()
+    state = head.revisions[GREEN.revision]
+    source = replace(GREEN.source, variables={"A": "1", "DB": "${{secretref:db/url}}"})
+    asked = replace(head.asked, deployments={"green": replace(GREEN, source=source)}) if head.asked else None
+    desk.acts.perform(replace(head, asked=asked, revisions={GREEN.revision: state}), Run(GREEN.revision))
+    (workload,) = desk.platform.applied
+    assert workload.secrets == {"DB": SecretKey("db", "url")}
+    assert "secretref" not in str(workload.launch)
+    assert '"A":"1"' in str(workload.launch)
 
 
 def test_what_was_applied_is_not_applied_again_until_it_was_ended(desk: Desk) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from headgate.workload import Launch, Probe, Purpose, Workload
+from headgate.workload import Launch, Probe, Purpose, SecretKey, Workload
 from headgate_controllers.platforms.kubernetes import render
 
 GOLDEN = Path(__file__).parent.parent / "golden/kubernetes"
@@ -121,6 +121,12 @@ def test_failure_counts_as_late_as_the_probe_says_though_readiness_is_asked_ever
     assert container["readinessProbe"]["failureThreshold"] == 60
     assert container["readinessProbe"]["successThreshold"] == 2
     assert container["livenessProbe"]["failureThreshold"] == 4
+
+
+def test_a_secret_is_given_by_reference() -> None:
+    found = render.deployment(replace(PLAIN, secrets={"DB": SecretKey("db", "url")}))
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+    assert container["env"][-1] == {"name": "DB", "valueFrom": {"secretKeyRef": {"name": "db", "key": "url"}}}
 
 
 def test_the_environment_says_where_to_listen_and_what_it_has() -> None:

@@ -205,6 +205,8 @@ MODEL, CODE, TYPE = "path: ../model/m.pkl", "code: ../../../code", "instance_typ
         ("name: blue", "name: green", "duplicate-name", 1),
         ("name: blue", "name: blue\nendpoint_name: other", "name-mismatch", 2),
         (TYPE, f"{TYPE}\nenvironment_variables: {{A: '${{{{azureml://c}}}}'}}", "secret-reference", 10),
+        (TYPE, f"{TYPE}\nenvironment_variables: {{A: '${{{{secretref:headgate-x/k}}}}'}}", "secret-reference", 10),
+        (TYPE, f"{TYPE}\nenvironment_variables: {{A: 'x${{{{secretref:db/url}}}}'}}", "secret-reference", 10),
         (TYPE, f"{TYPE}\nenvironment_variables: {{A: [1]}}", "bad-value", 10),
     ],
 )  # fmt: skip
@@ -214,6 +216,13 @@ def test_what_cannot_be_served_is_a_finding_at_its_line(repo: Repo, old: str, ne
     assert [f.code for f in found] == [code]
     line = found[0].place.line
     assert line == place or code == "duplicate-name"
+
+
+def test_a_reference_to_a_secret_of_the_cluster_is_kept_as_it_is_written(repo: Repo) -> None:
+    text = DEPLOYMENT.format(name="blue") + "environment_variables: {DB: '${{secretref:db/url}}'}\n"
+    reading = repo.read(blue(text))
+    assert reading.target is not None
+    assert reading.target.deployments["blue"].source.variables == {"DB": "${{secretref:db/url}}"}
 
 
 def test_a_link_is_never_followed(repo: Repo) -> None:

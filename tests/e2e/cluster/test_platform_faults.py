@@ -16,11 +16,11 @@ import pytest
 
 from headgate import capacity
 from headgate.capacity import Answer, Need
-from headgate.workload import Launch, Replica, ReplicaState, Workload
+from headgate.workload import Launch, Replica, ReplicaState, SecretKey, Workload
 from headgate_controllers.platforms.kubernetes import KubernetesPlatform
 from headgate_controllers.platforms.kubernetes.pods import Patience
 from headgate_kit.kube import Cluster, Kind
-from headgate_kit.kube.kinds import DEPLOYMENT, POD, RESOURCE_QUOTA
+from headgate_kit.kube.kinds import DEPLOYMENT, POD, RESOURCE_QUOTA, SECRET
 from kubeserver import wait_for
 
 RUNNER = os.environ.get("HEADGATE_E2E_RUNNER", "")
@@ -114,6 +114,16 @@ def test_a_replica_that_dies_says_its_last_words(desk: Desk) -> None:
     desk.platform.apply(workload(DIES))
     (found,) = desk.wait(lambda r: bool(r) and "ended with" in r[0].message)
     assert found.message.splitlines()[0] == "ended with code 1: there is no model"
+
+
+def test_a_secret_that_is_not_there_is_named_and_waited_for(desk: Desk) -> None:
+    script = ANSWERS.replace("import http.server", "import http.server, os; assert os.environ['DB'] == 'there'")
+    desk.platform.apply(workload(script, secrets={"DB": SecretKey("db", "url")}))
+    text = desk.given_up()
+    assert "it cannot be started" in text
+    assert '"db" not found' in text
+    desk.cluster.create(SECRET, {"metadata": {"name": "db"}, "data": {"url": "dGhlcmU="}})
+    desk.wait(lambda r: [x.state for x in r] == [ReplicaState.READY])
 
 
 def test_more_gpus_than_any_node_has(desk: Desk) -> None:

@@ -138,7 +138,7 @@ def _container(w: Workload) -> Object:
         "name": MODEL,
         "image": w.image,
         "command": list(w.launch.argv),
-        "env": [{"name": name, "value": value} for name, value in sorted(_environment(w).items())],
+        "env": [*({"name": name, "value": value} for name, value in sorted(_environment(w).items())), *_secrets(w)],
         "ports": [{"name": "http", "containerPort": PORT}],
         "resources": _resources(w),
         "readinessProbe": _readiness(w.readiness),
@@ -158,6 +158,13 @@ def _environment(w: Workload) -> dict[str, str]:
     # A user without a home would be given `/`, which is read-only: caches of libraries go to /tmp.
     found = {"HOME": "/tmp", **w.launch.env, REPLICA: FOLDER, ADDRESS: f"0.0.0.0:{PORT}"}
     return {**found, CPUS: f"{w.cpus:g}"} if w.cpus else found
+
+
+def _secrets(w: Workload) -> list[Object]:
+    return [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": found.secret, "key": found.key}}}
+        for name, found in sorted(w.secrets.items())
+    ]
 
 
 def _volume(path: str) -> str:
