@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 import click
 
 from headgate_console import options
 from headgate_console.exits import Exit
 
-# Of the controller's environment, or of whoever calls: what its ops are given there.
-GIVEN = (
-    "HEADGATE_CONTROL",
-    "HEADGATE_BUILDER",
-    "HEADGATE_REGISTRY",
-    "HEADGATE_REGISTRY_INSECURE",
-    "HEADGATE_BASE_IMAGE",
-)
 CONTROL = "http://headgate-controller:7070"  # the chart's Service, seen from its namespace
 
 
@@ -33,7 +24,7 @@ def templates(namespace: str, output: str) -> Exit:
     from headgate_pipelines.engines.settings import from_environment
     from headgate_pipelines.templates import documents
 
-    found = documents(from_environment(os.environ), given(os.environ), namespace=namespace)
+    found = documents(from_environment(os.environ), given(), namespace=namespace)
     if output == "json":
         click.echo(machine({"apiVersion": "v1", "kind": "List", "items": found}, "json"))
     else:
@@ -41,6 +32,8 @@ def templates(namespace: str, output: str) -> Exit:
     return Exit.OK
 
 
-def given(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables of every op; no token is among them."""
-    return {"HEADGATE_CONTROL": CONTROL} | {name: environment[name] for name in GIVEN if environment.get(name)}
+def given() -> dict[str, str]:
+    """Variables of every op, as the controller gives them. Raises FindingsError: one of them holds a password."""
+    from headgate_controllers.options import build_variables
+
+    return {**build_variables(), "HEADGATE_CONTROL": os.environ.get("HEADGATE_CONTROL") or CONTROL}

@@ -71,6 +71,7 @@ def _whole_in_itself(template: dict[str, Any], settings: OpSettings, given: Mapp
     container["env"] = [*placing.environment(settings, given, builds=builds, own_token=token), *own]
     container["volumeMounts"] = mounts
     container["securityContext"] = dict(placing.CONTAINER_SECURITY)
+    template["metadata"] = {"labels": {**placing.MANAGED_BY, placing.PART: "op"}}
     template["volumes"] = volumes
     template["serviceAccountName"] = settings.argo_account
     template["securityContext"] = dict(placing.POD_SECURITY)

@@ -52,12 +52,13 @@ def test_templates_are_printed_as_they_are_made(
 ) -> None:
     monkeypatch.setenv("HEADGATE_OP_IMAGE", "registry.example/runner:9")
     monkeypatch.setenv("HEADGATE_CONTROL", "http://headgate-controller.ml:7070")
+    monkeypatch.setenv("HEADGATE_BUILDER", "oci")
     monkeypatch.setenv("HEADGATE_TOKEN", "very-secret")
     assert run(["templates", "--namespace", "ml"]) == 0
     printed = capsys.readouterr().out
     expected = documents(
         OpSettings(image="registry.example/runner:9"),
-        {"HEADGATE_CONTROL": "http://headgate-controller.ml:7070"},
+        {"HEADGATE_CONTROL": "http://headgate-controller.ml:7070", "HEADGATE_BUILDER": "oci"},
         namespace="ml",
     )
     assert list(yaml.safe_load_all(printed)) == expected
@@ -66,7 +67,7 @@ def test_templates_are_printed_as_they_are_made(
 
 def test_every_template_the_docs_name_is_there() -> None:
     page = PAGE.read_text("utf-8")
-    for document in documents(OpSettings(), given({})):
+    for document in documents(OpSettings(), given()):
         for template in document["spec"]["templates"]:
             assert f"`{template['name']}`" in page
             assert document["metadata"]["name"] in page

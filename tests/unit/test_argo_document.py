@@ -57,6 +57,13 @@ def test_every_container_is_ours_by_digest_and_may_do_nothing_it_need_not(docume
     assert all(c["resources"]["limits"]["memory"] for c in containers)
 
 
+def test_pods_of_ops_are_those_that_network_policies_let_through(document: dict[str, Any]) -> None:
+    labels = [
+        t["metadata"]["labels"]["headgate.dev/part"] for t in templates(made(document)).values() if "container" in t
+    ]
+    assert set(labels) == {"op"}
+
+
 def test_the_token_is_a_file_of_a_secret_named_after_the_workflow(document: dict[str, Any]) -> None:
     smoke = templates(made(document))["smoke"]
     assert {"name": "HEADGATE_TOKEN_FILE", "value": "/var/run/headgate/token/token"} in smoke["container"]["env"]

@@ -16,6 +16,7 @@ from headgate_pipelines.engines.settings import OpSettings
 
 POOL = "headgate.dev/pool"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "headgate"}
+PART = "headgate.dev/part"  # network policies let pods with part `op` reach the control API
 USER = 10001
 
 # An op that only asks: 20 MB of Python that sleeps in a long poll.
@@ -110,7 +111,7 @@ def secret_name(workflow: str) -> str:
 
 def secret(workflow: str, token: str) -> dict[str, Any]:
     """The token of one workflow's ops. Nothing owns it: the engine deletes it when the workflow has ended."""
-    labels = {**MANAGED_BY, "headgate.dev/part": "op", "headgate.dev/workflow": workflow}
+    labels = {**MANAGED_BY, PART: "op", "headgate.dev/workflow": workflow}
     return {
         "metadata": {"name": secret_name(workflow), "labels": labels},
         "type": "Opaque",

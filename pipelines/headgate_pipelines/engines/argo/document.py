@@ -69,6 +69,8 @@ def _contained(template: dict[str, Any], settings: OpSettings, given: Mapping[st
     container["env"] = [*placing.environment(settings, given, builds=builds, own_token=token), *own]
     container["volumeMounts"] = [*mounts, *(container.get("volumeMounts") or [])]
     container.setdefault("securityContext", dict(placing.CONTAINER_SECURITY))
+    labels = {**placing.MANAGED_BY, placing.PART: "op"}
+    template["metadata"] = {"labels": {**((template.get("metadata") or {}).get("labels") or {}), **labels}}
     template["volumes"] = [*volumes, *(template.get("volumes") or [])]
     if builds and settings.argo_semaphore:
         name, _, key = settings.argo_semaphore.partition("/")

@@ -23,9 +23,9 @@ from headgate_pipelines.engines.local.spec import Leaf, Spec
 from headgate_pipelines.engines.local.state import Outcome
 from headgate_pipelines.engines.settings import OpSettings
 
-PART, WORKFLOW, ENDPOINT = "headgate.dev/part", "headgate.dev/workflow", "headgate.dev/endpoint"
+WORKFLOW, ENDPOINT = "headgate.dev/workflow", "headgate.dev/endpoint"
 OP_ANNOTATION = "headgate.dev/op"
-SELECTOR = f"{PART}=op"
+SELECTOR = f"{placing.PART}=op"
 NAME_LENGTH = 63
 GRACE_S = 10
 LATE_S = 60  # after the engine's own limit the cluster ends a pod whose engine is gone
@@ -75,7 +75,7 @@ def pod(
 
 
 def _metadata(spec: Spec, leaf: Leaf, name: str) -> dict[str, Any]:
-    labels = {**placing.MANAGED_BY, PART: "op", WORKFLOW: spec.name}
+    labels = {**placing.MANAGED_BY, placing.PART: "op", WORKFLOW: spec.name}
     if spec.labels.get(ENDPOINT):
         labels[ENDPOINT] = spec.labels[ENDPOINT]
     return {"name": name, "labels": labels, "annotations": {OP_ANNOTATION: leaf.path}}
