@@ -36,4 +36,4 @@ def given() -> dict[str, str]:
     """Variables of every op, as the controller gives them. Raises FindingsError: one of them holds a password."""
     from headgate_controllers.options import build_variables
 
-    return {**build_variables(), "HEADGATE_CONTROL": os.environ.get("HEADGATE_CONTROL") or CONTROL}
+    return {"HEADGATE_CONTROL": os.environ.get("HEADGATE_CONTROL") or CONTROL, **build_variables()}
