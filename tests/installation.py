@@ -78,7 +78,13 @@ class Installation:
         self.folder = folder
         self.work = folder / "endpoints"
         self.images: Mapping[str, Mapping[str, str]] = json.loads(IMAGES.read_text())
+        self.figures: dict[str, float] = {}
         self._stack = stack
+
+    def note(self, what: str, value: float) -> None:
+        """A figure for whoever reads the run."""
+        self.figures[what] = value
+        print(f"\n{what}: {value:.1f}")
 
     # --- tools ----------------------------------------------------------------------------------------------------
 
@@ -261,18 +267,90 @@ class Installation:
         return "\n".join(parts)
 
 
-def ask(port: int, path: str, body: bytes, key: str) -> tuple[int, bytes]:
+PATH, BODY = "/endpoints/greet/score", b'{"name": "ada"}'
+
+
+def ask(port: int, key: str) -> tuple[int, bytes]:
     """(0, b""): nobody answered."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
-        connection.request("POST", path, body, headers)
+        connection.request("POST", PATH, BODY, headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (OSError, http.client.HTTPException):
         return 0, b""
     finally:
         connection.close()
+
+
+# Calls the router's Service by its name, a new connection every 20 requests, and prints what came back when it ends.
+CALLER = """
+import collections, http.client, json, os, signal, sys, time
+seen, going = collections.Counter(), [True]
+signal.signal(signal.SIGTERM, lambda *_: going.clear())
+headers = {"Content-Type": "application/json", "Authorization": "Bearer " + os.environ["KEY"]}
+connection, used = None, 0
+while going:
+    try:
+        if connection is None or used >= 20:
+            connection, used = http.client.HTTPConnection(os.environ["ROUTER"], timeout=10), 0
+        connection.request("POST", "/endpoints/greet/score", b'{"name": "ada"}', headers)
+        answer = connection.getresponse()
+        answer.read()
+        seen[answer.status] += 1
+        used += 1
+        if answer.will_close:
+            connection = None
+    except (OSError, http.client.HTTPException) as error:
+        if used and isinstance(error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)):
+            connection = None  # an idle connection was closed: a client asks again on a new one, once
+            continue
+        print("FAILED", repr(error), flush=True)
+        seen[0] += 1
+        connection = None
+    time.sleep(0.02)
+print("SEEN", json.dumps(seen), flush=True)
+"""
+
+
+class Recorder:
+    """A caller in a pod of its own."""
+
+    def __init__(self, world: Installation, key: str) -> None:
+        self._world = world
+        self._key = key
+
+    def start(self) -> None:
+        container = {
+            "name": "caller",
+            "image": self._world.images["controller"]["image"],
+            "command": ["python", "-c", CALLER],
+            "env": [
+                {"name": "KEY", "value": self._key},
+                {"name": "ROUTER", "value": f"headgate-router.{self._world.namespace}"},
+            ],
+        }
+        spec: dict[str, Any] = {"restartPolicy": "Never", "containers": [container]}
+        if POOL:
+            spec["nodeSelector"] = {"headgate.dev/pool": POOL}
+        pod = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "caller"}, "spec": spec}
+        self._world.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+        self._world.kubectl("wait", "--for=condition=Ready", "pod/caller", "--timeout=60s")
+
+    def stop(self) -> dict[int, int]:
+        """Answers by status; 0: there was none."""
+        self._world.kubectl("exec", "caller", "--", "sh", "-c", "kill -TERM 1")
+        self._world.kubectl(
+            "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/caller", "--timeout=60s", check=False
+        )
+        lines = self._world.kubectl("logs", "caller").splitlines()
+        self._world.kubectl("delete", "pod", "caller", "--wait=false")
+        seen = next(line for line in lines if line.startswith("SEEN "))
+        for line in lines[:20]:
+            if line.startswith("FAILED"):
+                print(line)
+        return {int(status): count for status, count in json.loads(seen[5:]).items()}
 
 
 @contextmanager

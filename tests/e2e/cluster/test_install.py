@@ -1,36 +1,160 @@
-"""From nothing to a first endpoint that answers, as the quick start in docs/cluster.md says it."""
+"""From nothing to a first endpoint that answers, and what an installation lives through. README.md turns it on."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from installation import Installation, ask, within
+from headgate_kit.kube.rights import CONTROLLER, ROUTER, rights
+from installation import Installation, Recorder, ask, within
 
 FIRST_S = 180.0  # the promise: install → first endpoint answering
+ROLLOUT_S = 120.0
+SETTINGS = {"engine": "pods", "resources.enabled": "true", "nodes.read": "true"}
 
 
 @pytest.fixture(scope="module")
 def installed(installation: Installation) -> Installation:
-    """Headgate with one endpoint that answers; prints how long that took."""
+    """Headgate with one endpoint that answers; says how long that took."""
     installation.write("hello")
     installation.push("first")
     began = time.monotonic()
     installation.install()
     within(60, lambda: installation.get("onlineendpoint", "greet"), "the endpoint is shown")
-    ready = "--for=condition=Ready"
-    installation.kubectl("wait", ready, "onlineendpoint/greet", f"--timeout={FIRST_S:.0f}s")
+    installation.kubectl("wait", "--for=condition=Ready", "onlineendpoint/greet", f"--timeout={FIRST_S:.0f}s")
     key = within(20, installation.key, "the endpoint has a key")
     with installation.forward("svc/headgate-router", "http") as port:
-        within(30, lambda: ask(port, "/endpoints/greet/score", b'{"name": "ada"}', key)[0] == 200, "it answers")
-    print(f"\ninstall to first answer: {time.monotonic() - began:.1f} s")
+        within(30, lambda: ask(port, key)[0] == 200, "it answers")
+    installation.note("install to first answer", time.monotonic() - began)
     return installation
 
 
-def test_the_first_endpoint_answers(installed: Installation) -> None:
-    key = installed.key()
+def said(installed: Installation) -> tuple[int, str]:
     with installed.forward("svc/headgate-router", "http") as port:
-        status, body = ask(port, "/endpoints/greet/score", b'{"name": "ada"}', key)
-    assert (status, json.loads(body)) == (200, {"said": "hello", "to": "ada"})
+        status, body = ask(port, installed.key())
+    return status, json.loads(body).get("said", "") if status == 200 else body.decode(errors="replace")
+
+
+def settled(installed: Installation, commit: str) -> None:
+    """The commit is what serves."""
+    found = installed.headgate("status", "greet", "--watch", "--commit", commit, "--timeout", f"{ROLLOUT_S:.0f}s")
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@contextmanager
+def callers(installed: Installation) -> Iterator[Counter[int]]:
+    """Somebody who calls all the while, from inside the cluster; answers by status."""
+    recorder = Recorder(installed, installed.key())
+    recorder.start()
+    seen: Counter[int] = Counter()
+    yield seen
+    seen.update(recorder.stop())
+
+
+def test_the_first_endpoint_answers_within_the_promised_time(installed: Installation) -> None:
+    assert said(installed) == (200, "hello")
+    assert installed.figures["install to first answer"] < FIRST_S
+
+
+def test_a_second_commit_goes_live_and_a_git_revert_takes_it_back(installed: Installation) -> None:
+    settled(installed, installed.git("rev-parse", "HEAD"))
+    installed.write("bye")
+    commit = installed.push("second")
+    settled(installed, commit)
+    assert said(installed) == (200, "bye")
+    installed.git("revert", "--no-edit", "HEAD")
+    began = time.monotonic()
+    installed.git("push", "-q", "origin", "HEAD:main")
+    with installed.forward("svc/headgate-router", "http") as port:
+        key = installed.key()
+        within(30, lambda: b"hello" in ask(port, key)[1], "the revert is live")
+    installed.note("git revert to answers of the revision before", time.monotonic() - began)
+
+
+def test_the_cluster_shows_endpoint_and_rollouts(installed: Installation) -> None:
+    table = installed.kubectl("get", "onlineendpoints").splitlines()
+    assert table[0].split() == ["NAME", "URL", "READY", "STABLE", "CANDIDATE", "WEIGHT", "REVISION", "AGE"]
+    assert "blue" in table[1]
+    found = installed.get("endpointrollouts")["items"]
+    assert {item["spec"]["endpoint"] for item in found} == {"greet"}
+    assert "succeeded" in {item["status"]["state"] for item in found}
+
+
+def test_an_edit_by_hand_is_put_back_and_reported(installed: Installation) -> None:
+    before = installed.get("onlineendpoint", "greet")["spec"]
+    installed.kubectl(
+        "patch", "onlineendpoint", "greet", "--type=merge", "-p", '{"spec": {"authMode": "none", "deployments": []}}'
+    )
+    within(20, lambda: installed.get("onlineendpoint", "greet")["spec"] == before, "it is put back")
+    within(10, lambda: "PutBack" in installed.kubectl("get", "events"), "an event says so")
+    assert "was edited" in installed.headgate("status", "-o", "json").stdout
+
+
+def test_a_spec_that_does_not_add_up_is_refused_by_the_cluster(installed: Installation) -> None:
+    name = '{"spec": {"deployments": [{"name": "blue", "revision": "r", "traffic": 950}]}}'
+    with pytest.raises(AssertionError, match="traffic adds up to 1000 per mille"):
+        installed.kubectl("patch", "onlineendpoint", "greet", "--type=merge", "-p", name)
+
+
+def test_the_doctor_finds_nothing_to_do(installed: Installation) -> None:
+    found = installed.headgate("doctor", "-o", "json")
+    wrong = [c for c in json.loads(found.stdout)["items"] if c["state"] == "fail"]
+    assert (wrong, found.returncode) == ([], 0)
+
+
+def test_an_upgrade_of_headgate_costs_no_answer_and_restarts_no_model(installed: Installation) -> None:
+    def models() -> set[str]:
+        found = installed.get("pods", selector="headgate.dev/part=model")["items"]
+        return {str(pod["metadata"]["uid"]) for pod in found if not pod["metadata"].get("deletionTimestamp")}
+
+    settled_models = within(30, lambda: len(models()) and models(), "models run")
+    with callers(installed) as seen:
+        installed.install(**{"controller.podAnnotations.upgraded": "a", "router.podAnnotations.upgraded": "a"})
+        installed.kubectl("rollout", "status", "deployment/headgate-router", "--timeout=110s")
+        installed.kubectl("rollout", "status", "deployment/headgate-controller", "--timeout=110s")
+    installed.note("requests during the upgrade", float(sum(seen.values())))
+    assert set(seen) == {200}, seen
+    assert sum(seen.values()) > 100
+    assert settled_models <= models()
+
+
+def test_each_rule_of_the_roles_is_granted_and_none_is_more(installed: Installation) -> None:
+    for part in (CONTROLLER, ROUTER):
+        asked = {(r.group, r.resource, verb) for r in rights(part, SETTINGS) if not r.cluster for verb in r.verbs}
+        role = installed.get("role", f"headgate-{part}")
+        granted = {
+            (group, resource, verb)
+            for rule in role["rules"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        }
+        assert granted == asked
+        assert not [rule for rule in granted if "*" in rule]
+
+
+def test_two_controllers_take_turns(installed: Installation) -> None:
+    installed.kubectl("scale", "deployment/headgate-controller", "--replicas=2")
+
+    def pods() -> dict[str, bool]:
+        found = installed.get("pods", selector="headgate.dev/part=controller")["items"]
+        return {
+            pod["metadata"]["name"]: any(
+                c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ())
+            )
+            for pod in found
+            if not pod["metadata"].get("deletionTimestamp") and pod["status"]["phase"] == "Running"
+        }
+
+    within(60, lambda: len(pods()) == 2 and sum(pods().values()) == 1, "one acts, one waits")
+    first = next(name for name, ready in pods().items() if ready)
+    installed.kubectl("delete", "pod", first, "--wait=false")
+    within(60, lambda: any(ready for name, ready in pods().items() if name != first), "the other one takes over")
+    holder = installed.get("lease", "headgate-controller")["spec"]["holderIdentity"]
+    assert holder != first
+    installed.kubectl("scale", "deployment/headgate-controller", "--replicas=1")
