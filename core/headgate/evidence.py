@@ -34,6 +34,19 @@ def bucket_ms(index: int) -> float:
     return FIRST_BUCKET_MS * BUCKET_GROWTH**index
 
 
+SIZE_CLASSES = 8  # of requests, by the bytes of their body
+
+
+def size_class(size: int) -> int:
+    """0: at most 1 KiB, then four times as much each; the last holds all that is larger (4 MiB)."""
+    return min(SIZE_CLASSES - 1, (max(size - 1, 0).bit_length() - 9) // 2) if size > 1024 else 0
+
+
+def size_limit(index: int) -> int | None:
+    """The most bytes of a class; None: the last has no end."""
+    return 1024 * 4**index if index < SIZE_CLASSES - 1 else None
+
+
 class Outcome(StrEnum):
     OK = "ok"
     MODEL_ERROR = "model_error"  # the model answered other than 2xx (the caller got 424)
@@ -54,6 +67,7 @@ class Counts:
     outcomes: Mapping[str, int] = field(default_factory=dict)  # Outcome -> requests
     latency: Mapping[int, int] = field(default_factory=dict)  # bucket -> requests that got a whole answer or timed out
     first_byte: Mapping[int, int] = field(default_factory=dict)  # bucket -> requests, to the answer's first byte
+    sizes: Mapping[int, Mapping[int, int]] = field(default_factory=dict)  # size class -> its part of `latency`
 
     @property
     def requests(self) -> int:
@@ -93,7 +107,13 @@ def add(parts: Sequence[Counts]) -> Counts:
         _summed([part.outcomes for part in parts]),
         _summed([part.latency for part in parts]),
         _summed([part.first_byte for part in parts]),
+        _by_size([part.sizes for part in parts]),
     )
+
+
+def _by_size(parts: Sequence[Mapping[int, Mapping[int, int]]]) -> dict[int, dict[int, int]]:
+    classes = {index for part in parts for index in part}
+    return {index: _summed([part[index] for part in parts if index in part]) for index in sorted(classes)}
 
 
 def _summed(parts: Sequence[Mapping[K, int]]) -> dict[K, int]:

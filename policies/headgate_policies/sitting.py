@@ -98,7 +98,8 @@ def broken(look: Look) -> str:
 def _named(counts: Counts) -> tuple[tuple[str, Mapping[Any, int]], ...]:
     if counts is NOTHING:
         return ()
-    return (("outcomes", counts.outcomes), ("latency", counts.latency), ("first_byte", counts.first_byte))
+    sizes = tuple((f"size class {index}", found) for index, found in counts.sizes.items())
+    return (("outcomes", counts.outcomes), ("latency", counts.latency), ("first_byte", counts.first_byte), *sizes)
 
 
 def _bad(counts: Mapping[Any, Any], *, buckets: bool) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from headgate.evidence import Batch, Counts, Outcome, Pair, bucket
+from headgate.evidence import Batch, Counts, Outcome, Pair, bucket, size_class
 from headgate.table import RouteTable
 
 K = TypeVar("K")
@@ -24,22 +24,28 @@ MAX_PAIR_BYTES = 16 * 1024 * 1024  # of all pairs that wait for the controller
 class Slots:
     """One revision under one generation."""
 
-    __slots__ = ("first_byte", "latency", "outcomes", "statuses")
+    __slots__ = ("first_byte", "latency", "outcomes", "sizes", "statuses")
 
     def __init__(self) -> None:
         self.outcomes: dict[str, int] = {}
         self.latency: dict[int, int] = {}
         self.first_byte: dict[int, int] = {}
+        self.sizes: dict[int, dict[int, int]] = {}
         self.statuses: dict[int, int] = {}
 
-    def add(self, outcome: Outcome, status: int, whole_ms: float | None, first_ms: float | None) -> None:
-        """Counts one request that ended. None: it did not get that far."""
+    def add(
+        self, outcome: Outcome, status: int, whole_ms: float | None, first_ms: float | None, size: int | None = None
+    ) -> None:
+        """Counts one request that ended. None: it did not get that far; `size`: bytes of its body, None: not known."""
         key = outcome.value
         self.outcomes[key] = self.outcomes.get(key, 0) + 1
         self.statuses[status] = self.statuses.get(status, 0) + 1
         if whole_ms is not None:
             index = bucket(whole_ms)
             self.latency[index] = self.latency.get(index, 0) + 1
+            if size is not None:
+                of_size = self.sizes.setdefault(size_class(size), {})
+                of_size[index] = of_size.get(index, 0) + 1
         if first_ms is not None:
             index = bucket(first_ms)
             self.first_byte[index] = self.first_byte.get(index, 0) + 1
@@ -49,9 +55,11 @@ class Slots:
         _add(self.latency, other.latency)
         _add(self.first_byte, other.first_byte)
         _add(self.statuses, other.statuses)
+        for index, found in other.sizes.items():
+            _add(self.sizes.setdefault(index, {}), found)
 
     def counts(self) -> Counts:
-        return Counts(self.outcomes, self.latency, self.first_byte)
+        return Counts(self.outcomes, self.latency, self.first_byte, self.sizes)
 
 
 def _add(into: dict[K, int], more: Mapping[K, int]) -> None:
@@ -117,6 +125,7 @@ class Book:
         first_ms: float | None,
         *,
         chosen: bool = False,
+        size: int | None = None,
     ) -> None:
         """A caller's request to a revision has ended. `chosen`: by the caller's header, not by the split."""
         page = self._page(endpoint, generation)
@@ -125,7 +134,7 @@ class Book:
         slots = page.live.get(revision)
         if slots is None:
             slots = page.live[revision] = Slots()
-        slots.add(outcome, status, whole_ms, first_ms)
+        slots.add(outcome, status, whole_ms, first_ms, size)
         page.statuses[status] = page.statuses.get(status, 0) + 1
 
     def refused(self, endpoint: str, generation: int, status: int) -> None:
@@ -147,11 +156,13 @@ class Book:
         status: int,
         whole_ms: float | None,
         first_ms: float | None,
+        *,
+        size: int | None = None,
     ) -> None:
         """A compare copy has ended."""
         page = self._page(endpoint, generation)
         slots = page.mirrored.setdefault(revision, Slots())
-        slots.add(outcome, status, whole_ms, first_ms)
+        slots.add(outcome, status, whole_ms, first_ms, size)
 
     def dropped(self, endpoint: str, generation: int, why: str, n: int = 1) -> None:
         """A copy was not sent, or not paired."""

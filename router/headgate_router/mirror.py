@@ -145,7 +145,8 @@ class Mirrors:
     def _count(self, copy: Copy, outcome: Outcome, status: int, whole_ms: float | None, first_ms: float | None) -> None:
         if copy.mirror.kind is PairKind.COMPARE:
             route, revision = copy.route.route, copy.mirror.target.route.revision
-            self._book.mirrored(route.name, route.generation, revision, outcome, status, whole_ms, first_ms)
+            size = len(copy.message.body)
+            self._book.mirrored(route.name, route.generation, revision, outcome, status, whole_ms, first_ms, size=size)
 
     def _pair(self, copy: Copy, seen: Seen | None) -> None:
         if copy.live is None:

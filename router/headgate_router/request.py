@@ -49,6 +49,7 @@ class Request:
 
     __slots__ = (
         "asked",
+        "body_size",
         "detail",
         "drawn",
         "fields",
@@ -87,6 +88,7 @@ class Request:
         self.seen: Seen | None = None
         self.outcome = Outcome.CLIENT_GONE  # until something better is known
         self.status = CLIENT_GONE
+        self.body_size: int | None = None  # bytes; None: sent in chunks, and longer than is held
         self.started = 0.0
         self.whole_ms: float | None = None
         self.first_ms: float | None = None
@@ -143,6 +145,7 @@ class Request:
         """
         if self.revision is None:
             return None
+        self.body_size = self.asked.length if more else len(body)
         target = self.revision.model_path if self.rest == _SCORE else b"/" + self.rest
         if self.query:
             target += b"?" + self.query
@@ -250,6 +253,7 @@ class Request:
             self.whole_ms,
             self.first_ms,
             chosen=bool(self.asked.overrides),
+            size=self.body_size,
         )
 
     def copy(self, message: Message) -> None:

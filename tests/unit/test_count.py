@@ -32,6 +32,18 @@ def test_latency_goes_to_the_shared_buckets() -> None:
     assert batch.live["r"].first_byte == {bucket(7.0): 1}
 
 
+def test_latency_is_kept_by_the_size_of_the_request_too_when_it_is_known() -> None:
+    book = Book()
+    for size in (10, 2_000, 3_000, None):
+        book.live("e", 1, "r", Outcome.OK, 200, 12.0, 7.0, size=size)
+    book.mirrored("e", 1, "c", Outcome.OK, 200, 12.0, 7.0, size=10**7)
+    assert book.totals().live[("e", "r")].sizes == {0: {bucket(12.0): 1}, 1: {bucket(12.0): 2}}
+    (batch,) = book.seal(1.0)
+    assert batch.live["r"].sizes == {0: {bucket(12.0): 1}, 1: {bucket(12.0): 2}}
+    assert batch.mirrored["c"].sizes == {7: {bucket(12.0): 1}}
+    assert add([batch.live["r"], batch.live["r"]]).sizes == {0: {bucket(12.0): 2}, 1: {bucket(12.0): 4}}
+
+
 def test_a_refused_request_has_no_latency() -> None:
     book = Book()
     book.live("e", 1, "r", Outcome.REFUSED, 503, None, None)

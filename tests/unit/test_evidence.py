@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.evidence import LAST_BUCKET, Counts, Outcome, add, bucket, bucket_ms
+from headgate.evidence import LAST_BUCKET, Counts, Outcome, add, bucket, bucket_ms, size_class, size_limit
 
 
 @given(st.floats(0, 1e7))
@@ -15,10 +16,20 @@ def test_a_latency_lies_in_its_bucket(ms: float) -> None:
     assert index == 0 or ms > bucket_ms(index - 1) * (1 - 1e-6)
 
 
+@pytest.mark.parametrize("size", [0, 1, 1_024, 1_025, 4_096, 4_097, 2**20, 4 * 2**20, 10**12])
+def test_a_size_lies_in_its_class(size: int) -> None:
+    index = size_class(size)
+    limit, below = size_limit(index), size_limit(index - 1) if index else -1
+    assert limit is None or size <= limit
+    assert below is not None
+    assert size > below
+
+
 COUNTS = st.builds(
     Counts,
     st.dictionaries(st.sampled_from([str(o) for o in Outcome]), st.integers(0, 50)),
     st.dictionaries(st.integers(0, LAST_BUCKET), st.integers(1, 50), max_size=5),
+    sizes=st.dictionaries(st.integers(0, 7), st.dictionaries(st.integers(0, 9), st.integers(1, 50)), max_size=3),
 )
 
 

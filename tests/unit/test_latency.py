@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from headgate.evidence import Counts, Look, Outcome, Result, Traffic, bucket
+from headgate.evidence import Counts, Look, Outcome, Result, Traffic, add, bucket
 from headgate_policies.gates.latency import LatencyParams, gate
 
 ALPHA = 0.001
@@ -46,6 +47,47 @@ def test_a_spike_that_slows_both_fails_nobody() -> None:
     calm = look(measured(*[20.0] * 30), measured(*[20.0] * 270))
     spike = look(measured(*[500.0] * 30), measured(*[500.0] * 270))
     assert gate.judge(LatencyParams(), [*[calm] * 20, *[spike] * 20], ALPHA).result is not Result.FAIL
+
+
+def sized(**classes: list[float]) -> Counts:
+    """`s0`, `s3`: latencies of requests of that size class."""
+    sizes = {int(name[1:]): measured(*ms).latency for name, ms in classes.items()}
+    parts = [measured(*ms) for ms in classes.values()]
+    whole = add(parts)
+    return Counts(whole.outcomes, whole.latency, {}, sizes)
+
+
+def test_a_model_slower_only_for_big_inputs_is_found_when_sizes_are_asked_for() -> None:
+    """Among all requests a big one is so rare that the whole quantile hardly moves."""
+    rare = [look(sized(s0=[20.0] * 399, s3=[200.0]), sized(s0=[20.0] * 1190, s3=[150.0] * 10))] * 300
+    params = LatencyParams(quantile=0.9, by_size=True)
+    assert gate.judge(LatencyParams(quantile=0.9), rare, ALPHA).result is Result.PASS
+    verdict = gate.judge(params, rare, ALPHA)
+    assert verdict.result is Result.FAIL
+    assert verdict.explanation.startswith("of requests up to 64 KiB: ")
+    assert verdict.figures["size_3_candidate_rate"] > 0.9
+
+
+def test_the_same_latency_of_every_size_passes_and_says_so() -> None:
+    even = [look(sized(s0=[20.0] * 90, s3=[80.0] * 30), sized(s0=[20.0] * 270, s3=[80.0] * 90))] * 60
+    verdict = gate.judge(LatencyParams(by_size=True), even, ALPHA)
+    assert verdict.result is Result.PASS
+    assert verdict.explanation.endswith("also of requests up to 1 KiB, up to 64 KiB")
+
+
+def test_a_size_that_is_common_is_waited_for_and_a_rare_one_is_not() -> None:
+    few = [look(sized(s0=[20.0] * 90, s3=[80.0] * 10), sized(s0=[20.0] * 270, s3=[80.0] * 30))] * 4
+    verdict = gate.judge(LatencyParams(by_size=True, quantile=0.9), few, ALPHA)
+    assert verdict.result is Result.INCONCLUSIVE
+    assert verdict.missing.startswith("of requests up to 64 KiB: about ")
+    assert gate.judge(LatencyParams(by_size=True, quantile=0.9, size_share=0.2), few, ALPHA).result is Result.PASS
+
+
+def test_the_first_seconds_are_not_judged_when_asked() -> None:
+    slow = [replace(look(measured(*[900.0] * 30), measured(*[20.0] * 270)), at=100.0 + k) for k in range(30)]
+    fine = [replace(look(measured(*[20.0] * 30), measured(*[20.0] * 270)), at=130.0 + k) for k in range(60)]
+    assert gate.judge(LatencyParams(), [*slow, *fine], ALPHA).result is Result.FAIL
+    assert gate.judge(LatencyParams(warmup=30.0), [*slow, *fine], ALPHA).result is Result.PASS
 
 
 def test_twice_nothing_is_still_nothing() -> None:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headgate.evidence import (
     NOTHING,
+    SIZE_CLASSES,
     Counts,
     Detection,
     Look,
@@ -27,11 +28,14 @@ from headgate.evidence import (
     add,
     bucket,
     bucket_ms,
+    size_limit,
 )
-from headgate.params import count, number, share
+from headgate.params import count, number, seconds, share
 from headgate_policies.rates import RateTest, Sample, detection
 from headgate_policies.sitting import Opinion, Sitting, judged
 from headgate_policies.wording import milliseconds, more, part, percent
+
+SHOWN = ("candidate_rate", "threshold_ms")  # figures of each size class
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,9 @@ class LatencyParams:
     max_extra: float | None = share(None, low=0.0001, high=0.99)  # extra share of slow requests; None: 1 - quantile
     mirror_factor: float = number(2.0, low=1.0)  # in the mirror phase the threshold is so many times higher
     warmup_requests: int = count(20)  # first candidate requests that are not judged: caches and pools are cold
+    warmup: float = seconds(0.0)  # first seconds of a step that are not judged, of either arm
+    by_size: bool = False  # judge each class of request sizes as well
+    size_share: float = share(0.05, low=0.001)  # a smaller class can fail, and is not waited for
     min_requests: int = count(0)  # candidate requests before a pass, above the rollout's own min_requests
     confidence: float = share(0.95, low=0.5, high=0.999999)  # that a pass is right
 
@@ -62,7 +69,7 @@ class Latency:
         return judged(self.sitting(params, alpha), looks)
 
     def sitting(self, params: LatencyParams, alpha: float) -> Sitting:
-        return _LatencySitting(params, alpha)
+        return _BySizeSitting(params, alpha) if params.by_size else _LatencySitting(params, alpha)
 
     def power(self, params: LatencyParams, traffic: Traffic, alpha: float) -> Detection | None:
         usual = (1 - params.quantile) / 2  # the stable's own share above the threshold: less than 1 - quantile
@@ -80,9 +87,13 @@ class _LatencySitting(Sitting):
         self._known = NOTHING  # the stable's latencies before this look, or the reference
         self._bake = False
         self._skipped = 0
+        self._began: float | None = None
         self._threshold: float | None = None
 
     def _take(self, look: Look) -> None:
+        self._began = look.at if self._began is None else self._began
+        if look.at < self._began + self._own.warmup:
+            return
         if self._test is None:
             self._open(look)
         self._judge(look)
@@ -186,6 +197,69 @@ class _LatencySitting(Sitting):
         if self._threshold is not None:
             found["threshold_ms"] = self._threshold
         return found
+
+
+class _BySizeSitting(Sitting):
+    """The gate over all requests with half of alpha, and over each class of sizes with a part of the other half."""
+
+    def __init__(self, params: LatencyParams, alpha: float) -> None:
+        super().__init__("latency", Latency.version, params, alpha)
+        self._own = params
+        self._all = _LatencySitting(params, alpha / 2)
+        one = replace(params, min_requests=0)
+        self._classes = [_LatencySitting(one, alpha / 2 / SIZE_CLASSES) for _ in range(SIZE_CLASSES)]
+        self._measured = [0] * SIZE_CLASSES  # candidate requests
+
+    def _take(self, look: Look) -> None:
+        self._all.hear([look])
+        for index, sitting in enumerate(self._classes):
+            of_size = _of_size(look, index)
+            self._measured[index] += sum(of_size.candidate.latency.values())
+            sitting.hear([of_size])
+
+    def _opinion(self) -> Opinion:
+        whole = self._all.verdict()
+        classes = [(index, sitting.verdict()) for index, sitting in enumerate(self._classes)]
+        figures = dict(whole.figures) | self._of_classes(classes)
+        if whole.result is Result.FAIL:
+            return Opinion(Result.FAIL, whole.explanation, figures)
+        failed = [known for known in classes if known[1].result is Result.FAIL]
+        held = [known for known in classes if self._counts(known[0]) and known[1].result is not Result.PASS]
+        if not failed and whole.result is not Result.PASS:
+            return Opinion(whole.result, whole.explanation, figures, whole.missing)
+        for index, verdict in (*failed, *held):
+            of = f"of requests {_size_name(index)}"
+            missing = f"{of}: {verdict.missing}" if verdict.missing else ""
+            return Opinion(verdict.result, f"{of}: {verdict.explanation}", figures, missing)
+        judged_too = [_size_name(index) for index in range(SIZE_CLASSES) if self._counts(index)]
+        return Opinion(Result.PASS, f"{whole.explanation}; also of requests {', '.join(judged_too)}", figures)
+
+    def _of_classes(self, classes: Sequence[tuple[int, Verdict]]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for index, verdict in classes:
+            if self._measured[index]:
+                found[f"size_{index}_requests"] = float(self._measured[index])
+                found |= {f"size_{index}_{name}": verdict.figures[name] for name in SHOWN if name in verdict.figures}
+        return found
+
+    def _counts(self, index: int) -> bool:
+        return self._measured[index] > 0 and self._measured[index] >= self._own.size_share * sum(self._measured)
+
+
+def _of_size(look: Look, index: int) -> Look:
+    """The look as it is for one class of sizes."""
+    candidate, stable, reference = (
+        Counts(latency=counts.sizes.get(index, {})) for counts in (look.candidate, look.stable, look.reference)
+    )
+    return replace(look, candidate=candidate, stable=stable, reference=reference, pairs=())
+
+
+def _size_name(index: int) -> str:
+    """`up to 4 KiB`, `beyond 4 MiB`."""
+    limit = size_limit(index)
+    edge = limit if limit is not None else size_limit(index - 1) or 0
+    text = f"{edge // 1024} KiB" if edge < 1024**2 else f"{edge // 1024**2} MiB"
+    return f"up to {text}" if limit is not None else f"beyond {text}"
 
 
 def _slow(counts: Counts, threshold: float | None) -> Sample:
