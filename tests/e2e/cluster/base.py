@@ -1,6 +1,6 @@
 """A base image for a machine that can reach no image registry: this host's Python, git, ssh and a shell, by copy.
 
-    python tests/e2e/cluster/base.py REGISTRY/NAME:TAG     prints REGISTRY/NAME@sha256:...
+    python tests/e2e/cluster/base.py REGISTRY/NAME:TAG [--python FILE ...]     prints REGISTRY/NAME@sha256:...
 
 Needs buildah, and a Debian-like host on which this interpreter runs. Stands in for `python:3.X-slim`, which is what
 `make images` is given elsewhere; never published. Copies only files of the host, runs nothing of them.
@@ -14,12 +14,10 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 PROGRAMS = (
     "sh", "cat", "chmod", "chown", "cp", "cut", "date", "env", "find", "grep", "head", "id", "ls", "mkdir", "mv",
     "rm", "sed", "sleep", "sort", "tail", "touch", "tr", "true", "wc", "xargs", "git", "ssh",
@@ -45,8 +43,8 @@ FILES = {
 }
 
 
-def fill(root: Path) -> None:
-    """A root file system in an empty folder."""
+def fill(root: Path, more: Sequence[str]) -> None:
+    """A root file system in an empty folder; `more`: other interpreters."""
     for name in (
         "usr/bin",
         "usr/lib",
@@ -66,27 +64,29 @@ def fill(root: Path) -> None:
         (root / name).chmod(0o1777)
     for name, text in FILES.items():
         (root / name).write_text(text)
-    binaries = [*_python(root), *_programs(root), *_git(root)]
+    binaries = [*_python(root, sys.executable, named=("python3", "python")), *_programs(root), *_git(root)]
+    for interpreter in more:
+        binaries += _python(root, interpreter)
     _libraries(root, binaries)
     (root / "etc/ssl/certs").mkdir(parents=True)
     shutil.copy2(CERTIFICATES, root / "etc/ssl/certs/ca-certificates.crt")
     _run("/sbin/ldconfig", "-r", str(root))
 
 
-def _python(root: Path) -> list[Path]:
-    """The standard library and interpreter, in /usr/local as Python's own images have them."""
-    home = Path(sysconfig.get_path("stdlib"))
-    library = root / f"usr/local/lib/{VERSION}"
+def _python(root: Path, interpreter: str, *, named: Sequence[str] = ()) -> list[Path]:
+    """An interpreter with its standard library, in /usr/local as Python's own images have them."""
+    says = "import os, sys, sysconfig; print(os.path.realpath(sys.executable)); print(sysconfig.get_path('stdlib'))"
+    found, stdlib = _run(interpreter, "-I", "-c", says).split()
+    binary, home = Path(found), Path(stdlib)
+    library = root / "usr/local/lib" / home.name
     shutil.copytree(home, library, symlinks=True, ignore=shutil.ignore_patterns(*NOT_COPIED))
     (library / "site-packages").mkdir()
     # Unchecked: a layer's times are not the files' own, and the root is read-only.
-    place = f"/usr/local/lib/{VERSION}"
-    compiled = ("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(library), "-p", place)
-    _run(sys.executable, *compiled, str(library))
-    binary = Path(os.path.realpath(sys.executable))
-    shutil.copy2(binary, root / f"usr/local/bin/{VERSION}")
-    for name in ("python3", "python"):
-        (root / "usr/local/bin" / name).symlink_to(VERSION)
+    compiled = ("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(library))
+    _run(interpreter, *compiled, "-p", f"/usr/local/lib/{home.name}", str(library))
+    shutil.copy2(binary, root / "usr/local/bin" / home.name)
+    for name in named:
+        (root / "usr/local/bin" / name).symlink_to(home.name)
     return [binary, *home.glob("lib-dynload/*.so")]
 
 
@@ -117,7 +117,11 @@ def _libraries(root: Path, binaries: Iterable[Path]) -> None:
     for binary in binaries:
         needed |= {Path(line) for line in re.findall(r"(/\S+\.so\S*)", _run("ldd", str(binary)))}
     for library in needed:
-        own = library.is_relative_to(sys.base_prefix) or library.is_relative_to("/usr/local")
+        own = (
+            not library.is_relative_to("/lib")
+            and not library.is_relative_to("/lib64")
+            and not library.is_relative_to("/usr/lib")
+        )
         folder = library.parent.as_posix().removeprefix("/").removeprefix("usr/")
         into = root / "usr" / ("local/lib" if own else folder)
         into.mkdir(parents=True, exist_ok=True)
@@ -151,12 +155,13 @@ def _run(*command: str, env: dict[str, str] | None = None) -> str:
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="A base image made of this host's Python, and pushed.")
     parser.add_argument("reference", help="REGISTRY/NAME:TAG, of a registry that speaks plain HTTP")
+    parser.add_argument("--python", action="append", default=[], help="another interpreter of this host, for models")
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch, "root")
         root.mkdir()
         root.chmod(0o755)
-        fill(root)
+        fill(root, given.python)
         digest = push(root, given.reference)
     print(f"{given.reference.rpartition(':')[0]}@{digest}")
     return 0

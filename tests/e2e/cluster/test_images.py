@@ -2,7 +2,8 @@
 
 Turn on with HEADGATE_E2E=cluster, KUBECONFIG, HEADGATE_E2E_RUNNER=REGISTRY/headgate-runner@sha256:... and
 HEADGATE_E2E_REGISTRY=REGISTRY: plain HTTP, where nodes pull from and this machine and the build's pod can push to. A
-registry on 127.0.0.1 is the node's own: the build's pod then uses the node's network.
+registry on 127.0.0.1 is the node's own: the build's pod then uses the node's network. HEADGATE_E2E_PYTHON=3.10 names
+another interpreter that the runner's base has.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from kubeserver import wait_for
 
 RUNNER = os.environ.get("HEADGATE_E2E_RUNNER", "")
 REGISTRY = os.environ.get("HEADGATE_E2E_REGISTRY", "")
+PYTHON = os.environ.get("HEADGATE_E2E_PYTHON", "")
 NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 PATIENCE_S = 120.0
 
@@ -55,7 +57,8 @@ def init():
 def run(data):
     who = json.loads(data)["name"]
     ours = any(name.startswith("headgate_serving") for name in sys.modules)
-    return {"said": headgate_greeting.WORD + text + who, "prefix": sys.prefix, "ours": ours}
+    python = "%d.%d" % sys.version_info[:2]
+    return {"said": headgate_greeting.WORD + text + who, "prefix": sys.prefix, "python": python, "ours": ours}
 """
 # What the op `build` does with what the control API sends, in the op's image.
 BUILD = """
@@ -122,14 +125,14 @@ FILES = {
 }
 
 
-def asked(text: str) -> DeploymentTarget:
+def asked(text: str, python: str = "") -> DeploymentTarget:
     plain = deployment("blue")
     source = replace(
         plain.source,
         model=ModelPin("greeting", "1", SourcePath("endpoints/fraud/model/greeting.txt", "a" * 40)),
         code=SourcePath("endpoints/fraud/src", "b" * 40),
         environment=EnvironmentPin(
-            "", ("headgate-greeting @ file:///tmp/files/wheels/headgate_greeting-1.0-py3-none-any.whl",)
+            python, ("headgate-greeting @ file:///tmp/files/wheels/headgate_greeting-1.0-py3-none-any.whl",)
         ),
         variables={"TEXT": text},
     )
@@ -179,35 +182,65 @@ def artifacts(log: str) -> list[Artifact]:
     return [codec.decode(Artifact, line) for line in lines]
 
 
+def environ(namespace: str) -> dict[str, str]:
+    registry = f"{REGISTRY}/{namespace}"
+    return {"HEADGATE_REGISTRY": registry, "HEADGATE_BASE_IMAGE": RUNNER, "HEADGATE_REGISTRY_INSECURE": "1"}
+
+
+def answer(namespace: str, asked: DeploymentTarget, artifact: Artifact, revision: str) -> Any:
+    """What a replica that the platform started says to the sample request."""
+    platform = KubernetesPlatform(cluster=Cluster.connect(namespace))
+    platform.start()
+    try:
+        launch = ScoreServer().launch(asked, artifact)
+        platform.apply(Workload("fraud", "blue", revision, 1, launch, image=artifact.image, cpus=0.2, memory_mb=256))
+        wait_for(lambda: [r.state for r in platform.observe("fraud")] == [ReplicaState.READY], PATIENCE_S)
+        (replica,) = platform.observe("fraud")
+        assert b"the model is ready" in b"".join(platform.logs(replica))
+        return httpx.post(f"{replica.address}/score", json={"name": "world"}, trust_env=False, timeout=10).json()
+    finally:
+        platform.remove("fraud", revision)
+        wait_for(lambda: not platform.observe("fraud"), PATIENCE_S)
+        platform.close()
+
+
 def test_a_revision_is_built_in_a_pod_pulled_started_and_asked(
     cluster: Cluster, namespace: str, tmp_path: Path
 ) -> None:
-    environ = {
-        "HEADGATE_REGISTRY": f"{REGISTRY}/{namespace}",
-        "HEADGATE_BASE_IMAGE": RUNNER,
-        "HEADGATE_REGISTRY_INSECURE": "1",
-    }
     one, two = asked(""), asked("another")
-    log = build(cluster, "build", environ, one, two)
+    log = build(cluster, "build", environ(namespace), one, two)
     artifact, other = artifacts(log)
     assert artifact.image != other.image
     assert log.count("environment: layer of") == 1, "installed once"
     assert log.count("environment: installed before") == 1
-    assert OciBuilder(DataFolder(tmp_path), {}, environ).find(one.source) == artifact, "found from elsewhere"
-    again = build(cluster, "again", environ, one)
+    assert OciBuilder(DataFolder(tmp_path), {}, environ(namespace)).find(one.source) == artifact, "found from elsewhere"
+    again = build(cluster, "again", environ(namespace), one)
     assert artifacts(again) == [artifact]
     assert "nothing to build" in again
+    said = answer(namespace, one, artifact, "r1")
+    assert said.pop("python")
+    assert said == {"said": "hello, world", "prefix": "/opt/headgate/environment", "ours": False}
 
-    platform = KubernetesPlatform(cluster=Cluster.connect(namespace))
-    platform.start()
-    try:
-        launch = ScoreServer().launch(one, artifact)
-        platform.apply(Workload("fraud", "blue", "r1", 1, launch, image=artifact.image, cpus=0.2, memory_mb=256))
-        wait_for(lambda: [r.state for r in platform.observe("fraud")] == [ReplicaState.READY], PATIENCE_S)
-        (replica,) = platform.observe("fraud")
-        answer = httpx.post(f"{replica.address}/score", json={"name": "world"}, trust_env=False, timeout=10)
-        assert answer.json() == {"said": "hello, world", "prefix": "/opt/headgate/environment", "ours": False}
-        assert b"the model is ready" in b"".join(platform.logs(replica))
-    finally:
-        platform.remove("fraud", "r1")
-        platform.close()
+
+@pytest.mark.skipif(not PYTHON, reason="HEADGATE_E2E_PYTHON names no other interpreter that the runner's base has")
+def test_a_model_has_the_python_it_asks_for(cluster: Cluster, namespace: str) -> None:
+    wanted = asked("", PYTHON)
+    (artifact,) = artifacts(build(cluster, "other-python", environ(namespace), wanted))
+    assert answer(namespace, wanted, artifact, "r2")["python"] == PYTHON
+
+
+def test_the_three_images_share_their_layers_and_run_as_nobody(cluster: Cluster) -> None:
+    host, _, name = RUNNER.partition("@")[0].partition("/")
+    found = {}
+    with httpx.Client(base_url=f"http://{host}/v2/", trust_env=False) as client:
+        for kind in ("router", "runner", "controller"):
+            part = name.replace("headgate-runner", f"headgate-{kind}").partition(":")[0]
+            version = RUNNER.partition("@")[2] if kind == "runner" else os.environ.get("HEADGATE_E2E_TAG", "dev")
+            headers = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+            manifest = client.get(f"{part}/manifests/{version}", headers=headers).raise_for_status().json()
+            config = client.get(f"{part}/blobs/{manifest['config']['digest']}").raise_for_status().json()["config"]
+            found[kind] = [layer["digest"] for layer in manifest["layers"]]
+            assert config["User"] == "10001:10001"
+            assert not config.get("Entrypoint")
+    assert found["runner"][: len(found["router"])] == found["router"]
+    assert found["controller"][: len(found["runner"])] == found["runner"]
