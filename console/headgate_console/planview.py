@@ -12,6 +12,7 @@ from headgate.target import Target
 from headgate.traffic import WHOLE
 from headgate_console.plans import Change, Promise, judged
 from headgate_console.print import age, bold, dim, percent, table
+from headgate_policies.wording import rounded
 
 NOTHING = "nothing to change"
 
@@ -90,7 +91,8 @@ def promise(given: Promise, change: Change, rate: float) -> str:
     """What a gate finds, and how long that takes at the first step's share of the rate to expect."""
     assert given.detection is not None
     found = given.detection
-    line = f"{given.gate} finds {found.effect} within {found.requests:,} candidate requests ({found.power * 100:.0f} %)"
+    line = f"{given.gate}: {found.effect}: found within ~{rounded(found.requests):,} candidate requests"
+    line += f" with {found.power * 100:.0f} %"
     share = first_share(change)
     if not share or rate <= 0:
         return line

@@ -156,11 +156,28 @@ def _against(reference: Sample, tolerance: float, level: float) -> stats.Fixed:
     return stats.Fixed(limit=limit, floor=min(limit, DRIFT * reference.stable_rate + tolerance), level=level)
 
 
-def detection(what: str, stable_rate: float, effect: float, tolerance: float, alpha: float) -> Detection | None:
-    """Requests after which a rise of `effect` is found, the stable having plenty of traffic beside it."""
+def detection(
+    what: str, stable_rate: float, effect: float, tolerance: float, alpha: float, stables: float | None = None
+) -> Detection | None:
+    """Requests after which a rise of `effect` is found.
+
+    Args:
+        stables: stable requests (echoes) beside each of the candidate; None: so many that its rate is known.
+    """
     rate, limit = stable_rate + effect, stable_rate + tolerance
     if not 0 < limit < rate < 1:
         return None
-    spread = abs(math.log(rate / limit) - math.log((1 - rate) / (1 - limit))) * math.sqrt(rate * (1 - rate))
-    requests = stats.requests_to(alpha, stats.divergence(rate, limit), spread)
+    if stables is None:
+        growth, spread = stats.divergence(rate, limit), _spread(rate, limit)
+    else:
+        null = stats.project(1.0, rate, stables, stats.clipped(stable_rate), tolerance)
+        growth = stats.divergence(rate, null + tolerance) + stables * stats.divergence(stable_rate, null)
+        spread = math.hypot(_spread(rate, null + tolerance), math.sqrt(stables) * _spread(stable_rate, null))
+    requests = stats.requests_to(alpha, growth, spread)
     return None if requests is None else Detection(what, requests, 0.95)
+
+
+def _spread(rate: float, null: float) -> float:
+    """Standard deviation of the log likelihood ratio of one request, in nats."""
+    rate, null = stats.clipped(rate), stats.clipped(null)
+    return abs(math.log(rate / null) - math.log((1 - rate) / (1 - null))) * math.sqrt(rate * (1 - rate))

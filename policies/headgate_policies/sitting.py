@@ -14,7 +14,9 @@ from typing import Any
 
 from headgate.codec import to_data
 from headgate.evidence import LAST_BUCKET, NOTHING, Counts, Difference, Look, Result, Verdict, significant
+from headgate_policies.wording import MANY, duration, more
 
+ENOUGH_S = 5.0  # a rate over less says nothing
 WINDOW_S = 1.0  # looks of several router workers that come within it are of one window; a clock set back opens one
 
 
@@ -38,6 +40,7 @@ class Sitting(ABC):
         self._looks = 0
         self._phase = ""
         self._fault = ""
+        self._first_at, self._last_at = math.inf, -math.inf  # what the looks span, seconds since the epoch
         self._since = math.inf  # when the second began that the last look belongs to
         self._fresh = True  # whether the look being taken begins another second
 
@@ -52,6 +55,7 @@ class Sitting(ABC):
             self._phase = look.phase
             self._fault = self._fault or fault
             if not self._fault:
+                self._first_at, self._last_at = min(self._first_at, look.at - look.seconds), max(self._last_at, look.at)
                 self._fresh = not self._since < look.at < self._since + WINDOW_S
                 self._since = look.at if self._fresh else self._since
                 self._take(look)
@@ -74,6 +78,13 @@ class Sitting(ABC):
             differences=opinion.differences,
             looks=self._looks,
         )
+
+    def _more(self, count: int | None, seen: int, what: str = "candidate requests") -> str:
+        """What is still missing, and how long that takes at the rate of the `seen` so far."""
+        said, span = more(count, what), self._last_at - self._first_at
+        if count is None or count > MANY or seen <= 0 or not ENOUGH_S <= span < math.inf:
+            return said
+        return f"{said}; at this rate {duration(count * span / seen)}"
 
     @abstractmethod
     def _take(self, look: Look) -> None: ...

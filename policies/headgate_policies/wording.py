@@ -38,10 +38,20 @@ def more(count: int | None, what: str = "candidate requests") -> str:
         return f"more {what}: what was seen lies too near what is tolerated to say how many"
     if count > MANY:
         return f"more than a million more {what}: what was seen lies very near what is tolerated"
-    return f"about {_rounded(count):,} more {what}"
+    return f"about {rounded(count):,} more {what}"
 
 
-def _rounded(count: int) -> int:
+def duration(seconds: float) -> str:
+    """`40 s`, `11 min`, `3 h`: one unit, rounded up."""
+    if seconds > 86_400:
+        return "more than a day"
+    for unit, size in (("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{math.ceil(seconds / size)} {unit}"
+    return f"{math.ceil(seconds)} s"
+
+
+def rounded(count: int) -> int:
     """Two digits: a forecast that pretends to more would be a lie."""
     scale = int(10 ** max(0, len(str(count)) - 2))
     return math.ceil(count / scale) * scale

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from headgate_policies.wording import classes, milliseconds, more, part, percent
+from headgate_policies.wording import classes, duration, milliseconds, more, part, percent
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,11 @@ def test_classes_come_most_frequent_first_and_empty_ones_not_at_all() -> None:
 )
 def test_what_is_missing_pretends_to_no_more_than_two_digits(count: int | None, start: str) -> None:
     assert more(count).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 s"), (119, "119 s"), (120, "2 min"), (661, "12 min"), (7_201, "3 h"), (86_401, "more than a day")],
+)
+def test_a_duration_is_one_unit_rounded_up(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -13,7 +13,7 @@ from headgate.evidence import FAILURES, NOTHING, Counts, Detection, Look, Need, 
 from headgate.params import count, share
 from headgate_policies.rates import RateTest, Sample, detection
 from headgate_policies.sitting import Opinion, Sitting, judged
-from headgate_policies.wording import classes, more, part, percent
+from headgate_policies.wording import classes, part, percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,12 @@ class _ErrorRateSitting(Sitting):
         wanted = test.needed()
         if wanted is not None:
             wanted = max(wanted, self._own.min_requests - test.total.candidates)
-        return Opinion(Result.INCONCLUSIVE, f"{self._seen(test)}; not enough to say", test.figures, more(wanted))
+        return Opinion(
+            Result.INCONCLUSIVE,
+            f"{self._seen(test)}; not enough to say",
+            test.figures,
+            self._more(wanted, test.total.candidates),
+        )
 
     def _seen(self, test: RateTest) -> str:
         total = test.total

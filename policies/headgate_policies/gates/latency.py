@@ -33,7 +33,7 @@ from headgate.evidence import (
 from headgate.params import count, number, seconds, share
 from headgate_policies.rates import RateTest, Sample, detection
 from headgate_policies.sitting import Opinion, Sitting, judged
-from headgate_policies.wording import milliseconds, more, part, percent
+from headgate_policies.wording import milliseconds, part, percent
 
 SHOWN = ("candidate_rate", "threshold_ms")  # figures of each size class
 
@@ -156,7 +156,12 @@ class _LatencySitting(Sitting):
             return Opinion(
                 Result.PASS, f"{seen}; {percent(self._own.tolerated)} more or worse is ruled out {sure}", figures
             )
-        return Opinion(Result.INCONCLUSIVE, f"{seen}; not enough to say", figures, more(self._needed(tests)))
+        return Opinion(
+            Result.INCONCLUSIVE,
+            f"{seen}; not enough to say",
+            figures,
+            self._more(self._needed(tests), self._test.total.candidates),
+        )
 
     def _needed(self, tests: Sequence[RateTest]) -> int | None:
         wanted = [test.needed() for test in tests]

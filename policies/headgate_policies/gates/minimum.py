@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from headgate.evidence import Look, Result
 from headgate_policies.sitting import Opinion, Sitting
-from headgate_policies.wording import more
 
 NAME = "minimum-evidence"
 
@@ -33,4 +32,6 @@ class Minimum(Sitting):
         seen = f"{self._requests:,} candidate requests were seen; at least {self._least:,} are wanted"
         if self._looks and self._requests >= max(1, self._least):
             return Opinion(Result.PASS, seen, figures)
-        return Opinion(Result.INCONCLUSIVE, seen, figures, more(max(1, self._least - self._requests)))
+        return Opinion(
+            Result.INCONCLUSIVE, seen, figures, self._more(max(1, self._least - self._requests), self._requests)
+        )

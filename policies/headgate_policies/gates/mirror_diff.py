@@ -22,9 +22,10 @@ from headgate_policies.noise import MAX_PATHS, Noise
 from headgate_policies.rates import RateTest, Sample, detection
 from headgate_policies.rules import rules
 from headgate_policies.sitting import Opinion, Sitting, judged
-from headgate_policies.wording import more, part, percent
+from headgate_policies.wording import part, percent
 
 SHOWN = 10  # differences in a verdict
+ECHOED = 0.1  # echoes per compared pair that a forecast takes: the default of `mirror.echo`
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class MirrorDiff:
 
     def power(self, params: MirrorDiffParams, traffic: Traffic, alpha: float) -> Detection | None:
         effect = 3 * params.max_share
-        return detection(f"wrong answers in {percent(effect)} of cases", 0.0, effect, params.max_share, alpha)
+        what = f"wrong answers in {percent(effect)} of cases"
+        return detection(what, 0.0, effect, params.max_share, alpha, ECHOED if params.min_echoes else None)
 
 
 class _MirrorDiffSitting(Sitting):
@@ -160,9 +162,10 @@ class _MirrorDiffSitting(Sitting):
             )
         if self._test.result is not Result.PASS:
             wanted = self._test.needed()
-            return more(None if wanted is None else max(wanted, self._own.min_pairs - compared), "pairs of answers")
+            short = self._own.min_pairs - compared
+            return self._more(None if wanted is None else max(wanted, short), compared, "pairs of answers")
         if compared < self._own.min_pairs:
-            return more(self._own.min_pairs - compared, "pairs of answers")
+            return self._more(self._own.min_pairs - compared, compared, "pairs of answers")
         drifting = self._drift.suspicious if self._drift is not None else []
         return f"pairs to tell whether {', '.join(drifting[:3])} drifted" if drifting else ""
 

@@ -21,7 +21,7 @@ from headgate_policies.noise import MAX_PATHS, Noise
 from headgate_policies.rates import RateTest, Sample, detection
 from headgate_policies.shapes import Deviation, Schema, Shape
 from headgate_policies.sitting import Opinion, Sitting, judged
-from headgate_policies.wording import more, part, percent
+from headgate_policies.wording import part, percent
 
 SHOWN = 10  # differences in a verdict
 
@@ -210,8 +210,8 @@ class _ShapeSitting(Sitting):
         short = self._own.min_answers - read
         if self._test.result is not Result.PASS:
             wanted = self._test.needed()
-            return more(None if wanted is None else max(wanted, short), "pairs of answers")
-        return more(short, "pairs of answers") if short > 0 else ""
+            return self._more(None if wanted is None else max(wanted, short), read, "pairs of answers")
+        return self._more(short, read, "pairs of answers") if short > 0 else ""
 
     def _seen(self) -> str:
         total = self._test.total
