@@ -2,7 +2,8 @@
 
 A workflow of one container ends as its command says (`hello`: well, `SystemExit`: badly, else when it is stopped). One
 of plugin steps is walked through: each task goes into the workflow's `WorkflowTaskSet` and is over when somebody filled
-in its node, as with `disableAgentPodCreation`; a container among them ends well at once; onExit comes last.
+in its node, as with `disableAgentPodCreation`; a container among them is a pod for somebody to run, or ends well at
+once; onExit comes last.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from headgate.findings import HeadgateError
 from headgate_kit.kube import Cache, Cluster
-from headgate_kit.kube.kinds import WORKFLOW, WORKFLOW_TASK_SET
+from headgate_kit.kube.kinds import POD, WORKFLOW, WORKFLOW_TASK_SET
 from kubeserver import KubeServer, wait_for
 
 Object = dict[str, Any]
@@ -25,9 +26,13 @@ BAD = ("Failed", "Error")
 
 
 class Player:
-    """Args: write: how a status gets there; a Workflow has no status subresource."""
+    """Args:
+    write: how a status gets there; a Workflow has no status subresource.
+    pods: containers become pods.
+    """
 
-    def __init__(self, cluster: Cluster, write: Write, *, patience_s: float = 30.0) -> None:
+    def __init__(self, cluster: Cluster, write: Write, *, patience_s: float = 30.0, pods: bool = False) -> None:
+        self._pods = pods
         self._cluster = cluster
         self._write = write
         self._patience_s = patience_s
@@ -87,9 +92,9 @@ class Player:
         return phase, message
 
     def _node(self, name: str, workflow: Object, template: Object, status: str) -> tuple[str, str]:
-        if "plugin" not in template:
-            return "Succeeded", ""
         text = json.dumps(template).replace("{{workflow.name}}", name).replace("{{workflow.status}}", status)
+        if "plugin" not in template:
+            return self._pod(f"{name}-{template['name']}", json.loads(text))
         node, began = f"{name}-{template['name']}", time.monotonic()
         if self._cluster.get(WORKFLOW_TASK_SET, name) is None:
             self._cluster.create(WORKFLOW_TASK_SET, _task_set(name, workflow["metadata"]["uid"]))
@@ -109,6 +114,18 @@ class Player:
         return (
             (over["phase"], over.get("message", "")) if over.get("phase") in ("Succeeded", *BAD) else ("Failed", "stop")
         )
+
+    def _pod(self, name: str, template: Object) -> tuple[str, str]:
+        if not self._pods:
+            return "Succeeded", ""
+        spec = {"containers": [{"name": "main", **template["container"]}], "volumes": template["volumes"]}
+        self._cluster.create(POD, {"metadata": {"name": name}, "spec": spec})
+
+        def phase() -> str:
+            return str(((self._cluster.get(POD, name) or {}).get("status") or {}).get("phase", ""))
+
+        self._until(lambda: phase() in ("Succeeded", "Failed"), self._patience_s)
+        return phase(), ""
 
     def _stopped(self, name: str) -> bool:
         found = self._cache.get(name)

@@ -56,7 +56,7 @@ class Kubelet:
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
         for variable in container.get("env") or ():
             environment[variable["name"]] = _moved(variable["value"], here)
-        argv = [_moved(word, here) for word in container["command"]]
+        argv = [_moved(word, here) for word in (*container["command"], *(container.get("args") or ()))]
         argv[0] = sys.executable if argv[0] == "python" else argv[0]
         self.started.append(name)
         self._status(name, pod, "Running", {"running": {}})
@@ -69,7 +69,7 @@ class Kubelet:
         """Paths of the container, longest first -> folders here."""
         container = pod["spec"]["containers"][0]
         sources = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
-        here = {container["terminationMessagePath"]: str(folder / "termination")}
+        here = {container.get("terminationMessagePath", "/dev/termination-log"): str(folder / "termination")}
         for mount in container["volumeMounts"]:
             at = folder / "mounts" / mount["name"]
             at.mkdir(parents=True)

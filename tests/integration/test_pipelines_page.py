@@ -12,6 +12,7 @@ from hera.workflows import SecretEnv, Workflow
 
 from headgate_console.main import run
 from headgate_console.templates import given
+from headgate_controllers.options import BUILD_VARIABLES
 from headgate_pipelines import contract
 from headgate_pipelines.engines.local.compile import compile_workflow
 from headgate_pipelines.engines.local.processes import default_images
@@ -50,6 +51,8 @@ def test_on_a_cluster_the_password_is_a_secrets() -> None:
 def test_templates_are_printed_as_they_are_made(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for variable in BUILD_VARIABLES:  # of whoever runs the tests
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HEADGATE_OP_IMAGE", "registry.example/runner:9")
     monkeypatch.setenv("HEADGATE_CONTROL", "http://headgate-controller.ml:7070")
     monkeypatch.setenv("HEADGATE_BUILDER", "oci")
