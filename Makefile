@@ -66,6 +66,9 @@ bench-control: setup  ## Measure revert, engine, plan, validation, memory; write
 bench-judgement: setup  ## Gates against what others do, on simulated traffic; writes bench/results/judgement.json
 	$(BIN)/python -m bench.judgement $(ARGS)
 
+bench-router: setup  ## Routers side by side: ours, nginx, haproxy, Envoy, FastAPI; writes bench/results/router.json
+	$(BIN)/python -m bench.router $(ARGS)
+
 manifests: setup  ## Regenerate install/ from code and chart; needs helm ($HELM, or on the PATH)
 	$(BIN)/python install/generate.py
 

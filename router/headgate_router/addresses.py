@@ -52,6 +52,11 @@ class Addresses:
         """What is known; (): no replica, or not known yet."""
         return self._follow(revision).addresses or ()
 
+    def last(self, revision: RouteRevision) -> tuple[str, ...]:
+        """The same, without beginning to look."""
+        followed = self._followed.get(_key(revision))
+        return revision.upstreams if followed is None else followed.addresses or ()
+
     def problems(self, table: RouteTable) -> tuple[str, ...]:
         """Why replicas of this table cannot be found; empty: they can be looked for."""
         found = []

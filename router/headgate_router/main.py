@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from headgate.ports import Resolver
 from headgate_kit import listen
 from headgate_kit.layout import DataFolder
 from headgate_router import app
+from headgate_router.access_log import AccessLog
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.asgi import DataPath
 from headgate_router.dataplanes.builtin.guard import Expires, Guarded, sweep
@@ -67,6 +68,8 @@ class Settings:
     connections: int = CONNECTIONS  # of callers
     client_connections: int = CONNECTIONS // 2  # of one client address
     certificate: Certificate | None = None  # None: plain HTTP
+    access_log: str = ""  # a file, or `-`: standard output; empty: none
+    access_log_share: float = 1.0  # of the requests
     drain_delay_s: float = 0.0  # served on, unready, before the drain begins: balancers need time to see it
     offer: Path | None = None  # where the listening socket is handed to a new supervisor; None: it is not
 
@@ -83,13 +86,28 @@ class Worker:
         self.mirrors = Mirrors(self.book)
         announced = Announced(settings.data, settings.control, settings.token_file)
         self.feed = Feed(settings.data, settings.worker, self.routes, self.book, draws, announced=announced)
-        collector = RouterCollector(settings.worker, self.routes, self.book, self.mirrors, self.feed, time.monotonic)
-        desk = Desk(self.routes, self.book, self.mirrors, draws, settings.max_body)
+        collector = RouterCollector(
+            settings.worker, self.routes, self.book, self.mirrors, self.feed, time.monotonic, self._at_the_doors
+        )
+        self.log = (
+            AccessLog(settings.access_log, settings.worker, settings.access_log_share, draws)
+            if settings.access_log
+            else None
+        )
+        desk = Desk(self.routes, self.book, self.mirrors, draws, settings.max_body, self.log)
         self.doors = Doors(desk, suffix(settings.domain), settings.connections, settings.client_connections)
         self.app = app.Front(DataPath(desk), app.build(self.routes, collector, self.unready), settings.domain)
         self._server = _Server(self._config(), settings.certificate)
         self._ending = False
         self._begun = False  # the replicas of the table on disk were looked for
+
+    def _at_the_doors(self) -> Iterable[tuple[str, str, float]]:
+        yield "connections_refused", "Connections beyond the limits", self.doors.refused
+        if self.log is not None:
+            yield "access_log_dropped", "Lines of the access log that were not written", self.log.dropped
+        if self.settings.certificate is not None:
+            yield "handshakes_failed", "Connections that did not begin, or end, a handshake", self._server.unknown
+            yield "certificates_renewed", "Certificates taken up", self.settings.certificate.renewed
 
     def unready(self) -> str:
         """Why no new caller should come here; empty: they may."""
@@ -116,6 +134,8 @@ class Worker:
         """Serves until SIGTERM or SIGINT, then drains."""
         self.feed.load()
         server = self._server
+        if self.log is not None:
+            self.log.start()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.end)
@@ -173,6 +193,8 @@ class Worker:
         self.routes.close()
         await self.routes.addresses.close()
         await self.routes.issuers.close()
+        if self.log is not None:
+            await asyncio.to_thread(self.log.close)
 
 
 class _Server(uvicorn.Server):
@@ -182,6 +204,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, certificate: Certificate | None) -> None:
         super().__init__(config)
         self._certificate = certificate
+        self._entrances: list[Entrance] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self._certificate is None:
@@ -189,8 +212,14 @@ class _Server(uvicorn.Server):
         await super().startup([])
         for sock in sockets or []:
             # It closes, and is waited for, like the servers that uvicorn makes.
-            self.servers.append(cast(Any, Entrance(sock, self._certificate, self._protocol)))
+            self._entrances.append(Entrance(sock, self._certificate, self._protocol))
+            self.servers.append(cast(Any, self._entrances[-1]))
         return None
+
+    @property
+    def unknown(self) -> int:
+        """Connections that TLS did not let in."""
+        return sum(entrance.refused for entrance in self._entrances)
 
     def _protocol(self) -> asyncio.Protocol:
         made: asyncio.Protocol = cast(Any, self.config.http_protocol_class)(
@@ -212,6 +241,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--fd", type=int, help="an inherited listening socket")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080, help="0: any free one, printed on the first line")
+    parser.add_argument("--access-log", default="", metavar="FILE", help="JSON lines; -: standard output; default: off")
+    parser.add_argument("--access-log-share", type=_share, default=1.0, metavar="P", help="of the requests, 0 to 1")
     parser.add_argument("--tls-cert", type=Path, help="certificate chain, PEM; with --tls-key")
     parser.add_argument("--tls-key", type=Path, help="its key, PEM, without a password")
     parser.add_argument(
@@ -230,6 +261,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--offer", type=Path, help="Unix socket that hands out the listening socket")
     return parser.parse_args(argv)
+
+
+def _share(text: str) -> float:
+    """Raises ValueError, which argparse makes a message of."""
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise ValueError(text)
+    return share
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -257,6 +296,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             control=arguments.control,
             token_file=arguments.token_file,
             certificate=certificate,
+            access_log=arguments.access_log,
+            access_log_share=arguments.access_log_share,
             drain_delay_s=max(0.0, arguments.drain_delay),
             offer=offer,
         )

@@ -27,14 +27,23 @@ class RouterCollector(Collector):
     """Reads the slots of the event loop it runs on."""
 
     def __init__(
-        self, worker: str, routes: Routes, book: Book, mirrors: Mirrors, feed: Feed | None, clock: Callable[[], float]
+        self,
+        worker: str,
+        routes: Routes,
+        book: Book,
+        mirrors: Mirrors,
+        feed: Feed | None,
+        clock: Callable[[], float],
+        doors: Callable[[], Iterable[tuple[str, str, float]]] = tuple,
     ) -> None:
+        """`doors`: counters of the worker's doors, each a name, what it says, and its value."""
         self._worker = worker
         self._routes = routes
         self._book = book
         self._mirrors = mirrors
         self._feed = feed
         self._clock = clock
+        self._doors = doors
 
     def collect(self) -> Iterable[Metric]:
         totals = self._book.totals()
@@ -51,7 +60,19 @@ class RouterCollector(Collector):
         for (endpoint, why), n in totals.dropped.items():
             dropped.add_metric([self._worker, endpoint, why], n)
         yield dropped
+        yield self._replicas()
         yield from self._of_worker()
+        for name, text, value in self._doors():
+            yield self._counter(name, text, value)
+
+    def _replicas(self) -> Metric:
+        family = GaugeMetricFamily(f"{PREFIX}_replicas", "Replicas known to this worker", labels=list(REVISION))
+        table = self._routes.table
+        for name, route in table.endpoints.items() if table is not None else ():
+            for row in route.revisions:
+                labels = [self._worker, name, row.deployment, row.revision]
+                family.add_metric(labels, len(self._routes.addresses.last(row)))
+        return family
 
     def _deployments(self) -> Mapping[tuple[str, str], str]:
         table = self._routes.table

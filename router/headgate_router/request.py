@@ -14,6 +14,7 @@ from random import Random
 
 from headgate.evidence import Outcome, PairKind
 from headgate_router import headers, mirror, refusals
+from headgate_router.access_log import AccessLog, Line
 from headgate_router.choose import Unroutable, sticky_point
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.client import Abandoned, Connection, TimedOut, Unreachable, UpstreamError
@@ -40,6 +41,7 @@ class Desk:
     mirrors: Mirrors
     random: Random
     max_body: int = MAX_BODY
+    log: AccessLog | None = None  # None: requests are counted, and not logged
 
 
 class Request:
@@ -239,6 +241,8 @@ class Request:
             self.shared.book.no_endpoint(status)
         else:
             self.shared.book.refused(self.name, self.live.route.generation, status)
+        if self.shared.log is not None:
+            self._note(self.shared.log, status, "")
 
     def count(self) -> None:
         """Counts a request whose revision was chosen; once, when its answer has ended."""
@@ -254,6 +258,30 @@ class Request:
             self.first_ms,
             chosen=bool(self.asked.overrides),
             size=self.body_size,
+        )
+        if self.shared.log is not None:
+            self._note(self.shared.log, self.status, self.outcome.value)
+
+    def _note(self, log: AccessLog, status: int, outcome: str) -> None:
+        """For the access log, when it wants this request."""
+        if not log.wants():
+            return
+        revision = self.revision.route if self.revision is not None else None
+        log.add(
+            Line(
+                method=self.method,
+                endpoint=self.name,
+                path=self.rest,
+                status=status,
+                outcome=outcome,
+                deployment=revision.deployment if revision else "",
+                revision=revision.revision if revision else "",
+                generation=self.live.route.generation if self.live is not None else None,
+                first_ms=self.first_ms,
+                whole_ms=self.whole_ms,
+                request_id=self.request_id,
+                client_id=self.asked.client_id,
+            )
         )
 
     def copy(self, message: Message) -> None:

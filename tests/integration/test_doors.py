@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from headgate.table import EndpointRoute, RouteRevision, RouteTable, seal
 from headgate_controllers.tokens import Signers
@@ -163,6 +165,32 @@ def test_readiness_is_json_that_names_the_table(tmp_path: Path) -> None:
             worker.routes.swap(served)
             said = json.loads((await caller.get(f"http://{place}/readyz")).content)
             assert said == {"status": "ok", "generation": 1, "hash": served.hash}
+        await model.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("dataplane", ["builtin", "asgi"])
+def test_every_request_is_in_the_access_log_and_no_credential_body_or_query(tmp_path: Path, dataplane: str) -> None:
+    async def scenario() -> None:
+        model, place = Model(), tmp_path / "access.jsonl"
+        async with (
+            router(tmp_path / "data", access_log=str(place), dataplane=dataplane) as (worker, at),
+            httpx.AsyncClient(trust_env=False, base_url=f"http://{at}/endpoints/") as caller,
+        ):
+            worker.routes.swap(table(await model.start(), keys=(hashlib.sha256(b"hg_secret").hexdigest(),)))
+            headers = {"authorization": "Bearer hg_secret", "x-ms-request-id": "mine"}
+            answers = [
+                await caller.post("e/score?token=hidden", content=b"{}", headers=headers),
+                await caller.post("e/score", content=b"{}"),
+                await caller.post("none/score", content=b"{}"),
+            ]
+            assert [answer.status_code for answer in answers] == [200, 401, 404]
+        logged = [json.loads(line) for line in place.read_text().splitlines()]
+        assert [line["status"] for line in logged] == [200, 401, 404]
+        assert [line["request_id"] for line in logged] == [a.headers["x-ms-request-id"] for a in answers]
+        assert (logged[0]["revision"], logged[0]["outcome"], logged[0]["request_id"]) == ("r1", "ok", "mine")
+        assert not any(word in place.read_text() for word in ("hg_secret", "hidden", "{}"))
         await model.stop()
 
     run(scenario())
