@@ -39,6 +39,7 @@ class Fault:
     times: int
     headers: dict[str, str] = field(default_factory=dict)
     keep: int = 0  # of an upload that is dropped: bytes kept
+    done: bool = False  # True: the request is served, and only the answer is this one
 
 
 class Registry:
@@ -126,6 +127,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+    spoilt = 0  # the status to answer instead
 
     def log_message(self, format: str, *args: Any) -> None:
         """`asked` is the log."""
@@ -142,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
     # --- one request ----------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        self.url = urlsplit(self.path)
+        self.url, self.spoilt = urlsplit(self.path), 0
         self.query = {k: v[0] for k, v in parse_qs(self.url.query).items()}
         with self.registry.lock:
             self.registry.asked.append(f"{self.command} {self.path}")
@@ -150,8 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and not fault.status:
             return self._drop(fault)
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if fault is not None:
+        if fault is not None and not fault.done:
             return self._answer(fault.status, b"", fault.headers)
+        if fault is not None:
+            self.spoilt = fault.status
         if self.url.path == REALM:
             return self._token()
         if self.url.path.startswith("/store/"):
@@ -301,7 +305,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, json.dumps({"errors": [{"code": code, "message": code.lower()}]}).encode(), {})
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
+        self.send_response(self.spoilt or status)
         for key, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(key, value)
         self.end_headers()

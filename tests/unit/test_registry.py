@@ -101,6 +101,34 @@ def test_an_upload_the_registry_forgot_begins_again(
     assert server.count("POST", "uploads") == 2
 
 
+@pytest.mark.parametrize("status", [404, 416])
+def test_an_upload_that_stands_elsewhere_is_looked_at_again(
+    open_: Open, server: registryserver.Registry, blob: tuple[Path, str], status: int
+) -> None:
+    file, name = blob
+    server.fault("PATCH", "uploads", status)
+    open_(server).upload(NAME, file, name)
+    assert server.blobs[(NAME, name)] == file.read_bytes()
+
+
+def test_an_upload_whose_last_answer_was_lost_is_done(
+    open_: Open, server: registryserver.Registry, blob: tuple[Path, str]
+) -> None:
+    file, name = blob
+    server.fault("PUT", "uploads", 502, done=True)
+    open_(server).upload(NAME, file, name)
+    assert server.count("PUT", "uploads") == 2
+    assert server.blobs[(NAME, name)] == file.read_bytes()
+
+
+def test_an_upload_that_is_forgotten_at_its_end_is_worth_another_try(
+    open_: Open, server: registryserver.Registry, blob: tuple[Path, str]
+) -> None:
+    server.fault("PUT", "uploads", 404)
+    with pytest.raises(TransientError, match="forgot an upload"):
+        open_(server).upload(NAME, *blob)
+
+
 def test_an_upload_holds_no_more_than_a_piece_in_memory(tmp_path: Path) -> None:
     file = tmp_path / "big"
     file.write_bytes(b"x" * (3 * client.CHUNK + 5))
@@ -218,6 +246,24 @@ def test_a_redirected_download_takes_no_credentials_along(open_: Open, tmp_path:
         registry.put(NAME, b"content", digest(b"content"))
         assert registry.fetch(NAME, digest(b"content"), tmp_path / "back") == 7
         assert server.count("GET", "/store/") == 1
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "PUT"])
+def test_an_upload_goes_where_it_is_sent(
+    open_: Open, server: registryserver.Registry, blob: tuple[Path, str], method: str
+) -> None:
+    file, name = blob
+    registry = open_(server)
+    server.fault(method, "uploads", 307, headers={"Location": f"?again=1&digest={name}"})
+    registry.upload(NAME, file, name)
+    assert server.blobs[(NAME, name)] == file.read_bytes()
+    assert server.count(method, "again=1") == 1
+
+
+def test_a_registry_that_sends_us_in_circles_is_left(open_: Open, server: registryserver.Registry) -> None:
+    server.fault("GET", "manifests", 307, times=100, headers={"Location": ""})
+    with pytest.raises(TerminalError, match="without end"):
+        open_(server).manifest(NAME, "one")
 
 
 def test_another_content_than_its_digest_is_not_taken(

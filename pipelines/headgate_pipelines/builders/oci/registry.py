@@ -37,6 +37,7 @@ PAUSES_S = (
 PATIENCE_S = 60.0
 CHUNK = 1 << 20
 MANIFEST_LIMIT = 4 << 20  # bytes; the specification's own
+HOPS = 6  # redirects and challenges of one request
 WORDS = 300  # characters of a registry's refusal that are told
 
 
@@ -129,8 +130,7 @@ class Registry:
     def put(self, name: str, content: bytes, digest: str) -> None:
         """A small blob in one go, unless it is there."""
         if not self.has_blob(name, digest):
-            location = self._begin(name)
-            self._ask("PUT", location, _push(name), _OCTETS, query={"digest": digest}, content=content)
+            self._finish(self._begin(name), name, digest, content)
 
     def mount(self, name: str, digest: str, origin: str) -> bool:
         """Takes a blob over from another repository of this registry; False: it has to be uploaded."""
@@ -156,7 +156,15 @@ class Registry:
             except _Broken as broken:
                 self._rest(tries, broken)
                 location, sent = self._standing(location, name)
-        self._ask("PUT", location, _push(name), _OCTETS, query={"digest": digest})
+        self._finish(location, name, digest)
+
+    def _finish(self, location: str, name: str, digest: str, content: bytes = b"") -> None:
+        try:
+            self._ask("PUT", location, _push(name), _OCTETS, query={"digest": digest}, content=content)
+        except Missing:
+            # The answer to an earlier try was lost: the upload is closed, and the blob is there.
+            if not self.has_blob(name, digest):
+                raise TransientError(str(_unreachable(self.host, "it forgot an upload")), retry_after_s=5.0) from None
 
     def _begin(self, name: str) -> str:
         answer = self._ask("POST", f"/v2/{name}/blobs/uploads/", _push(name))
@@ -168,6 +176,8 @@ class Registry:
         if start:  # the first one goes without: some registries take a range for the beginning of many small pieces
             headers["Content-Range"] = f"{start}-{size - 1}"
         answer = self._once("PATCH", location, _push(name), headers, content=lambda: _pieces(file, start))
+        if answer.status_code in (404, 416):
+            raise _Broken("the upload does not stand where we are")
         return self._location(self._good(answer))
 
     def _standing(self, location: str, name: str) -> tuple[str, int]:
@@ -248,22 +258,26 @@ class Registry:
         query: Mapping[str, str] | None = None,
         content: Callable[[], Any] = lambda: b"",
     ) -> httpx.Response:
-        """One request, and a second one when the registry asks who we are."""
+        """One request; again where it is sent to, and again when the registry asks who we are."""
         url = httpx.URL(where if "://" in where else self._root + where)
         if query:
             url = url.copy_merge_params(query)
-        ours = self._ours(str(url))
-        for last in (False, True):
+        said = False
+        for _ in range(HOPS):
+            ours = self._ours(str(url))
             sent = {**headers, **(self._headers(scopes) if ours else {})}
             try:
-                answer = self._client.request(
-                    method, url, headers=sent, content=content(), follow_redirects=method in ("GET", "HEAD")
-                )
+                # By hand: a body that is streamed has to be opened anew, and credentials stay with the registry.
+                answer = self._client.request(method, url, headers=sent, content=content())
             except httpx.HTTPError as error:
                 raise _Broken(type(error).__name__) from error
-            if last or answer.status_code != 401 or not ours or not self._answer(answer, scopes):
+            if answer.has_redirect_location:
+                url = httpx.URL(self._location(answer, url))
+            elif answer.status_code == 401 and ours and not said and self._answer(answer, scopes):
+                said = True
+            else:
                 return answer
-        raise AssertionError("the loop returns")
+        raise TerminalError(f"{self.host} sends {method} requests from one place to another without end")
 
     def _good(self, answer: httpx.Response) -> httpx.Response:
         status = answer.status_code
@@ -274,13 +288,13 @@ class Registry:
             raise (Missing if status == 404 else TerminalError)(str(self._refused(answer)))
         return answer
 
-    def _location(self, answer: httpx.Response) -> str:
-        """Where an upload goes on. Behind a proxy a registry may not know that it is spoken to by TLS."""
-        url = httpx.URL(self._root).join(answer.headers["location"])
+    def _location(self, answer: httpx.Response, at: httpx.URL | None = None) -> str:
+        """Where it goes on. Behind a proxy a registry may not know that it is spoken to by TLS."""
+        url = (at or httpx.URL(self._root)).join(answer.headers["location"])
         if url.scheme != self._scheme and self._ours(str(url.copy_with(scheme=self._scheme))):
             url = url.copy_with(scheme=self._scheme)
         if url.scheme != self._scheme:
-            raise TerminalError(f"{self.host} sends uploads to another scheme, {url.scheme}")
+            raise TerminalError(f"{self.host} sends us on to another scheme, {url.scheme}")
         return str(url)
 
     def _ours(self, url: str) -> bool:
