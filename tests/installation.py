@@ -174,7 +174,9 @@ class Installation:
             "registry.address": self._registry_address(),
             "controller.persistence.enabled": "false",
             "builds.memory": "512Mi",
-            "builds.cpus": "100m",
+            "builds.cpus": "50m",
+            "controller.resources.requests.cpu": "20m",  # small nodes are enough, and others may be there too
+            "router.resources.requests.cpu": "20m",
             "router.drainSeconds": "2",
             **{f"{part}.image.repository": self._name(part) for part in self.images},
             **{f"{part}.image.digest": self.images[part]["digest"] for part in self.images},
@@ -226,7 +228,7 @@ class Installation:
                 f"environment_variables: {{WORD: {word}}}\ninstance_type: small\ninstance_count: 1\n"
             ),
             "deployments/sample-request.json": '{"name": "ada"}\n',
-            "rollout.yml": "mirror: {percent: 0}\nsteps: [100]\nsoak: 1s\nmax_soak: 1m\n",
+            "rollout.yml": "mirror: {percent: 0}\nsteps: [100]\nsoak: 1s\nmax_soak: 3m\n",
             "code/score.py": SCORE,
             "code/conda.yml": "dependencies: [python]\n",
             "model/weights.txt": "1\n",
@@ -320,6 +322,7 @@ class Recorder:
     def __init__(self, world: Installation, key: str) -> None:
         self._world = world
         self._key = key
+        self._name = f"caller-{uuid.uuid4().hex[:6]}"
 
     def start(self) -> None:
         container = {
@@ -334,18 +337,18 @@ class Recorder:
         spec: dict[str, Any] = {"restartPolicy": "Never", "containers": [container]}
         if POOL:
             spec["nodeSelector"] = {"headgate.dev/pool": POOL}
-        pod = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "caller"}, "spec": spec}
+        pod = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": self._name}, "spec": spec}
         self._world.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
-        self._world.kubectl("wait", "--for=condition=Ready", "pod/caller", "--timeout=60s")
+        self._world.kubectl("wait", "--for=condition=Ready", f"pod/{self._name}", "--timeout=60s")
 
     def stop(self) -> dict[int, int]:
         """Answers by status; 0: there was none."""
-        self._world.kubectl("exec", "caller", "--", "sh", "-c", "kill -TERM 1")
+        self._world.kubectl("exec", self._name, "--", "sh", "-c", "kill -TERM 1")
         self._world.kubectl(
-            "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/caller", "--timeout=60s", check=False
+            "wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{self._name}", "--timeout=60s", check=False
         )
-        lines = self._world.kubectl("logs", "caller").splitlines()
-        self._world.kubectl("delete", "pod", "caller", "--wait=false")
+        lines = self._world.kubectl("logs", self._name).splitlines()
+        self._world.kubectl("delete", "pod", self._name, "--wait=false")
         seen = next(line for line in lines if line.startswith("SEEN "))
         for line in lines[:20]:
             if line.startswith("FAILED"):
@@ -356,7 +359,6 @@ class Recorder:
 @contextmanager
 def forwarder(host: str, port: int) -> Iterator[int]:
     """A port of this machine, on every address, that leads to one on its loopback."""
-    listening = socket.create_server(("0.0.0.0", 0))
 
     def pipe(source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
@@ -365,20 +367,18 @@ def forwarder(host: str, port: int) -> Iterator[int]:
         with suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
 
-    def accept() -> None:
+    def lead(caller: socket.socket) -> None:
+        with caller, suppress(OSError), socket.create_connection((host, port)) as called:
+            back = threading.Thread(target=pipe, args=(called, caller), daemon=True)
+            back.start()
+            pipe(caller, called)
+            back.join()
+
+    def accept(listening: socket.socket) -> None:
         with suppress(OSError):
             while True:
-                caller, _ = listening.accept()
-                try:
-                    called = socket.create_connection((host, port))
-                except OSError:
-                    caller.close()
-                    continue
-                for pair in ((caller, called), (called, caller)):
-                    threading.Thread(target=pipe, args=pair, daemon=True).start()
+                threading.Thread(target=lead, args=(listening.accept()[0],), daemon=True).start()
 
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield listening.getsockname()[1]
-    finally:
-        listening.close()
+    with socket.create_server(("0.0.0.0", 0)) as listening:
+        threading.Thread(target=accept, args=(listening,), daemon=True).start()
+        yield int(listening.getsockname()[1])

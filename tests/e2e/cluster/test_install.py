@@ -63,17 +63,19 @@ def test_the_first_endpoint_answers_within_the_promised_time(installed: Installa
 
 def test_a_second_commit_goes_live_and_a_git_revert_takes_it_back(installed: Installation) -> None:
     settled(installed, installed.git("rev-parse", "HEAD"))
-    installed.write("bye")
-    commit = installed.push("second")
-    settled(installed, commit)
-    assert said(installed) == (200, "bye")
-    installed.git("revert", "--no-edit", "HEAD")
-    began = time.monotonic()
-    installed.git("push", "-q", "origin", "HEAD:main")
-    with installed.forward("svc/headgate-router", "http") as port:
-        key = installed.key()
-        within(30, lambda: b"hello" in ask(port, key)[1], "the revert is live")
-    installed.note("git revert to answers of the revision before", time.monotonic() - began)
+    with callers(installed) as seen:
+        installed.write("bye")
+        settled(installed, installed.push("second"))
+        assert said(installed) == (200, "bye")
+        installed.git("revert", "--no-edit", "HEAD")
+        began = time.monotonic()
+        installed.git("push", "-q", "origin", "HEAD:main")
+        with installed.forward("svc/headgate-router", "http") as port:
+            key = installed.key()
+            within(30, lambda: b"hello" in ask(port, key)[1], "the revert is live")
+        installed.note("git revert to answers of the revision before", time.monotonic() - began)
+    installed.note("requests during rollout and revert", float(sum(seen.values())))
+    assert set(seen) == {200}, seen
 
 
 def test_the_cluster_shows_endpoint_and_rollouts(installed: Installation) -> None:
