@@ -66,6 +66,28 @@ class Nodes:
         for pod in alive:
             self._report(pod, name)
         self._conclude(deployment, alive, count)
+        self._slice(name, alive)
+
+    def _slice(self, name: str, alive: list[Object]) -> None:
+        """Of the Service of that name, with its labels; it goes with the Service."""
+        service = self.server.find("services", name, self.namespace)
+        if service is None:
+            return
+        owner = {"uid": service["metadata"]["uid"], "kind": "Service", "name": name}
+        meta = {"name": f"{name}-slice", "labels": service["metadata"]["labels"], "ownerReferences": [owner]}
+        endpoints = [
+            {
+                "addresses": [pod["status"]["podIP"]],
+                "conditions": {"ready": _statuses(pod) == ["True"]},
+                "targetRef": {"kind": "Pod", "name": pod["metadata"]["name"]},
+            }
+            for pod in (self.server.find("pods", p["metadata"]["name"], self.namespace) or p for p in alive)
+            if pod.get("status", {}).get("podIP")
+        ]
+        body = {"metadata": meta, "addressType": "IPv4", "endpoints": endpoints}
+        before = self.server.find("endpointslices", f"{name}-slice", self.namespace)
+        if before is None or before["endpoints"] != endpoints:
+            self.server.put("discovery.k8s.io/v1", "endpointslices", body, self.namespace)
 
     def _make(self, deployment: Object, prefix: str) -> Object:
         self._made += 1

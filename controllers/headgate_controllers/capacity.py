@@ -39,12 +39,12 @@ class Capacity:
             return None
         try:
             inventory = self._inventory()
+            if inventory is None:
+                return None
+            return capacity.fit(inventory, self._needs(head, rollout), self._claims(head, rollout))
         except HeadgateError as error:  # not knowing must not hold up a rollout: the pods themselves will say
             log.warning("%s: capacity is not known: %s", head.endpoint, error)
             return None
-        if inventory is None:
-            return None
-        return capacity.fit(inventory, self._needs(head, rollout), self._claims(head, rollout))
 
     def _needs(self, head: Head, rollout: Rollout) -> list[Need]:
         return [self._need(head, rollout, revision) for revision in rollout.plan.revisions]

@@ -128,6 +128,7 @@ class Machines:
     free: float = 4.0
     replicas: list[Replica] = field(default_factory=list)
     away: bool = False
+    unseen: bool = False
 
     def inventory(self) -> Inventory:
         if self.away:
@@ -136,6 +137,8 @@ class Machines:
         return Inventory((Node("a", "", holds, {**holds, "nvidia.com/gpu": self.free}),))
 
     def observe(self, endpoint: str) -> list[Replica]:
+        if self.unseen:
+            raise TransientError("not seen yet")
         return [r for r in self.replicas if r.endpoint == endpoint]
 
 
@@ -211,6 +214,7 @@ def test_more_than_there_is_is_refused_at_the_build(desk: Desk) -> None:
     "change",
     [
         pytest.param(lambda desk: setattr(desk.machines, "away", True), id="it cannot be known now"),
+        pytest.param(lambda desk: setattr(desk.machines, "unseen", True), id="its replicas are not seen"),
         pytest.param(lambda desk: setattr(desk, "settings", replace(SETTINGS, capacity="elastic")), id="nodes come"),
     ],
 )

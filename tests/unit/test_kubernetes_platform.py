@@ -145,6 +145,24 @@ def test_a_restarted_controller_that_finds_it_so_writes_nothing(desk: Desk) -> N
     later.close()
 
 
+def test_a_replica_is_ready_when_routers_find_it(desk: Desk) -> None:
+    desk.server.denied.add(("patch", "services"))
+    desk.platform.apply(ONE)
+    (found,) = desk.wait(lambda r: "routers do not see it yet" in r[0].message)
+    assert found.state is ReplicaState.STARTING
+    desk.server.denied.clear()
+    desk.ready()
+
+
+def test_a_service_that_somebody_deletes_is_put_back(desk: Desk) -> None:
+    desk.platform.apply(ONE)
+    desk.ready()
+    desk.settled()
+    desk.server.drop("services", NAME, "ns")
+    desk.wait(lambda r: r[0].state is ReplicaState.STARTING)
+    desk.ready()
+
+
 def test_a_changed_probe_changes_the_template(desk: Desk) -> None:
     desk.platform.apply(ONE)
     desk.ready()

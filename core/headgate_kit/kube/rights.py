@@ -44,6 +44,7 @@ RIGHTS: tuple[Right, ...] = (
     _controller("", "pods", ("create", "delete"), "run ops", "engine=pods"),
     _controller("", "pods/log", ("get",), "show a replica's log, and why it died"),
     _controller("", "services", ("get", "create", "patch", "delete"), "give a revision's replicas a name"),
+    _controller("discovery.k8s.io", "endpointslices", READ, "know whom routers find"),
     _controller("", "serviceaccounts", ("get", "create", "patch", "delete"), "an identity per endpoint"),
     _controller("", "secrets", (*READ, "create", "patch", "delete"), "endpoint keys, the control token, tokens of ops"),
     _controller("", "resourcequotas", READ, "know whether a rollout fits"),

@@ -45,7 +45,7 @@ os.execv(sys.executable, [sys.executable, "-P", "-m", "headgate_serving.front"])
 
 def workload(revision: str) -> Workload:
     launch = Launch(("python", "-c", REPLICA))
-    return Workload("fraud", "blue", revision, 1, launch, image=RUNNER, cpus=0.1, memory_mb=256, node_pool=POOL)
+    return Workload("fraud", "blue", revision, 1, launch, image=RUNNER, memory_mb=256, node_pool=POOL)
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ DIES = "import sys; sys.exit('headgate: there is no model')"
 
 def workload(script: str = ANSWERS, **more: object) -> Workload:
     launch = Launch(("python", "-c", script))
-    asked = Workload("fraud", "blue", "r1", 1, launch, image=RUNNER, cpus=0.1, memory_mb=64, node_pool=POOL)
+    asked = Workload("fraud", "blue", "r1", 1, launch, image=RUNNER, memory_mb=64, node_pool=POOL)
     return replace(asked, **more)  # type: ignore[arg-type]
 
 
@@ -148,12 +148,12 @@ def test_a_gpu_is_given_on_the_tainted_pool(desk: Desk) -> None:
 
 
 def test_a_quota_that_is_used_up(desk: Desk) -> None:
-    desk.cluster.create(RESOURCE_QUOTA, {"metadata": {"name": "team"}, "spec": {"hard": {"requests.cpu": "150m"}}})
+    desk.cluster.create(RESOURCE_QUOTA, {"metadata": {"name": "team"}, "spec": {"hard": {"requests.memory": "100Mi"}}})
     wait_for(lambda: "used" in (desk.cluster.get(RESOURCE_QUOTA, "team") or {}).get("status", {}), WITHIN_S)
     desk.platform.apply(workload(replicas=2))
     found = desk.wait(lambda r: len(r) == 2 and r[1].state is ReplicaState.FAILED)
     assert "exceeded quota: team" in found[1].message
-    desk.cluster.patch(RESOURCE_QUOTA, "team", {"spec": {"hard": {"requests.cpu": "1"}}})
+    desk.cluster.patch(RESOURCE_QUOTA, "team", {"spec": {"hard": {"requests.memory": "1Gi"}}})
     desk.platform.apply(workload(replicas=3))  # a Deployment that is asked for more tries at once
     desk.wait(lambda r: [x.state for x in r] == [ReplicaState.READY] * 3)
 

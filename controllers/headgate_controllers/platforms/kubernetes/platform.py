@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from headgate import codec
@@ -21,7 +22,7 @@ from headgate_controllers.platforms.kubernetes import inventory, pods, render
 from headgate_controllers.platforms.kubernetes.hand import Hand
 from headgate_controllers.platforms.kubernetes.pods import Patience
 from headgate_kit.kube import Cache, Cluster, Kind
-from headgate_kit.kube.kinds import DEPLOYMENT, DISRUPTION_BUDGET, POD, SERVICE_ACCOUNT
+from headgate_kit.kube.kinds import DEPLOYMENT, DISRUPTION_BUDGET, ENDPOINT_SLICE, POD, SERVICE_ACCOUNT
 from headgate_kit.layout import DataFolder
 
 log = logging.getLogger(__name__)
@@ -72,10 +73,18 @@ class KubernetesPlatform:
         # endpoint -> its objects by name: a pass looks at one endpoint of thousands
         self._pods_of: dict[str, dict[str, Object]] = {}
         self._deployments_of: dict[str, dict[str, Object]] = {}
+        self._reachable: dict[Key, dict[str, list[str]]] = {}  # EndpointSlice -> pods that routers find in it
         self._hand = Hand(self._make_so, self._wake)
         self._pods = Cache(self._cluster, POD, selector=render.OURS, on_change=self._pod_changed, keep=pods.kept)
+        self._slices = Cache(
+            self._cluster, ENDPOINT_SLICE, selector=render.OURS, on_change=self._slice_changed, keep=pods.kept_slice
+        )
         self._deployments = Cache(
-            self._cluster, DEPLOYMENT, selector=render.OURS, on_change=self._deployment_changed, keep=_kept
+            self._cluster,
+            DEPLOYMENT,
+            selector=render.OURS,
+            on_change=self._deployment_changed,
+            keep=pods.kept_deployment,
         )
 
     # --- life of the platform --------------------------------------------------------------------------------------
@@ -83,14 +92,14 @@ class KubernetesPlatform:
     def start(self) -> None:
         """Sees what runs. A cluster that is away is waited for by whoever observes, not here for ever."""
         self._hand.start()
-        caches = (self._deployments, self._pods)
+        caches = (self._deployments, self._slices, self._pods)
         seen = [cache.start(START_S) for cache in caches]
         if not all(seen):
             log.warning("the cluster is not seen yet: %s", "; ".join(c.trouble for c in caches if c.trouble))
 
     def close(self) -> None:
         """Replicas run on."""
-        for part in (self._hand, self._pods, self._deployments):
+        for part in (self._hand, self._pods, self._slices, self._deployments):
             part.close()
         self._cluster.close()
 
@@ -114,8 +123,9 @@ class KubernetesPlatform:
 
     def observe(self, endpoint: str) -> Sequence[Replica]:
         """Raises TransientError: the cluster has not been seen yet, so an empty answer would be a guess."""
-        if not (self._pods.ready and self._deployments.ready):
-            why = self._deployments.trouble or self._pods.trouble or "its watches have just begun"
+        caches = (self._pods, self._slices, self._deployments)
+        if not all(cache.ready for cache in caches):
+            why = next((cache.trouble for cache in caches if cache.trouble), "its watches have just begun")
             raise TransientError(f"the cluster is not seen yet: {why}")
         now = self._clock()
         with self._lock:
@@ -163,9 +173,18 @@ class KubernetesPlatform:
             if pods.is_ready(pod):
                 self._proven.setdefault(key, set()).add(index)
             ever_ready = settled or index in self._proven.get(key, ())
-            found.append(pods.replica(pod, index, now, self._patience, ever_ready=ever_ready))
+            replica = pods.replica(pod, index, now, self._patience, ever_ready=ever_ready)
+            found.append(self._as_routers_see(key, pod, replica))
         lost = [pod for pod in every if pods.ended(pod)]
         return [*found, *self._missing(key, deployment, {r.index for r in found}, lost, now)]
+
+    def _as_routers_see(self, key: Key, pod: Object, replica: Replica) -> Replica:
+        """Ready is who is found by routers: traffic must not move to one that they do not know yet."""
+        if key[2] is not Purpose.SERVE or replica.state is not ReplicaState.READY:
+            return replica
+        if any(pod["metadata"]["name"] in names for names in self._reachable.get(key, {}).values()):
+            return replica
+        return replace(replica, state=ReplicaState.STARTING, message="it is ready, and routers do not see it yet")
 
     def _placed(self, key: Key, names: list[str]) -> dict[str, int]:
         """A pod keeps its index; a new one takes the lowest that is free."""
@@ -217,6 +236,24 @@ class KubernetesPlatform:
                 self._leaving[key].discard(pod["metadata"]["name"])
                 if not self._leaving[key]:
                     del self._leaving[key]
+        self._on_change(key[0])
+
+    def _slice_changed(self, item: Object, gone: bool) -> None:
+        """Wakes the endpoint; a Service that is gone is put back, because routers find nobody without it."""
+        key = pods.key_of(item)
+        if key is None:
+            return
+        with self._lock:
+            slices = self._reachable.setdefault(key, {})
+            if gone:
+                slices.pop(item["metadata"]["name"], None)
+            else:
+                slices[item["metadata"]["name"]] = item["ready"]
+            if not slices:
+                del self._reachable[key]
+            lost = gone and not slices and key in self._asked and self._beside.pop(key, None) is not None
+        if lost:
+            self._hand.ask(key, DRIFT_S)
         self._on_change(key[0])
 
     def _deployment_changed(self, item: Object, gone: bool) -> None:
@@ -279,8 +316,8 @@ class KubernetesPlatform:
             self._touched.add(key)
             if not first or seen is None or int(seen["spec"]["replicas"]) != w.replicas:
                 return False
-            notes = seen["metadata"].get("annotations") or {}
-            so = notes.get(render.SHAPE) == render.shape(w) and notes.get(render.BESIDE) == render.beside_digest(w)
+            beside = (seen["metadata"].get("annotations") or {}).get(render.BESIDE)
+            so = render.shape_of(seen) == render.shape(w) and beside == render.beside_digest(w)
             if so:
                 self._written[name] = seen["digest"]
             return so
@@ -296,7 +333,7 @@ class KubernetesPlatform:
             self._cluster.apply(SERVICE_ACCOUNT, render.account(w, self._pull_secret))
         elif known["metadata"].get("deletionTimestamp"):
             raise TransientError(f"Deployment {name} is still being deleted")
-        if known is None or drifted or _shape(known) != render.shape(w):
+        if known is None or drifted or render.shape_of(known) != render.shape(w):
             made = self._cluster.apply(DEPLOYMENT, render.deployment(w))
         else:
             made = self._scale(known, w)
@@ -362,18 +399,3 @@ def _note(index: dict[str, dict[str, Object]], endpoint: str, item: Object, gone
     left.pop(item["metadata"]["name"], None)
     if not left:
         index.pop(endpoint, None)
-
-
-def _kept(item: Object) -> Object:
-    """What of a Deployment is ever looked at; its spec by digest."""
-    meta = item["metadata"]
-    return {
-        "metadata": {name: meta[name] for name in ("name", "labels", "annotations", "resourceVersion") if name in meta},
-        "spec": {"replicas": item["spec"].get("replicas", 1)},
-        "status": {"conditions": (item.get("status") or {}).get("conditions") or []},
-        "digest": codec.digest(item["spec"]),
-    }
-
-
-def _shape(item: Object) -> str:
-    return str((item["metadata"].get("annotations") or {}).get(render.SHAPE, ""))

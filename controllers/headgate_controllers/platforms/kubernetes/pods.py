@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from headgate import codec
 from headgate.workload import READY_PATH, Purpose, Replica, ReplicaState
 from headgate_controllers.platforms.kubernetes.render import (
     DEPLOYMENT,
@@ -59,6 +60,27 @@ def kept(pod: Mapping[str, Any]) -> dict[str, Any]:
         "metadata": {name: meta[name] for name in names if name in meta},
         "spec": {"nodeName": (pod.get("spec") or {}).get("nodeName", "")},
         "status": pod.get("status") or {},
+    }
+
+
+def kept_deployment(item: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a Deployment is ever looked at; its spec by digest."""
+    meta = item["metadata"]
+    return {
+        "metadata": {name: meta[name] for name in ("name", "labels", "annotations", "resourceVersion") if name in meta},
+        "spec": {"replicas": item["spec"].get("replicas", 1)},
+        "status": {"conditions": (item.get("status") or {}).get("conditions") or []},
+        "digest": codec.digest(item["spec"]),
+    }
+
+
+def kept_slice(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an EndpointSlice: the pods in it that routers send to."""
+    meta = item["metadata"]
+    open_to = [e for e in item.get("endpoints") or () if (e.get("conditions") or {}).get("ready") is not False]
+    return {
+        "metadata": {name: meta[name] for name in ("name", "labels", "resourceVersion") if name in meta},
+        "ready": [(e.get("targetRef") or {}).get("name", "") for e in open_to],
     }
 
 

@@ -72,6 +72,11 @@ def shape(w: Workload) -> str:
     return codec.digest([w.image, probes, size])[:16]
 
 
+def shape_of(item: Object) -> str:
+    """Of a Deployment as it is; empty: none of ours."""
+    return str((item["metadata"].get("annotations") or {}).get(SHAPE, ""))
+
+
 def _numbers(p: Probe) -> list[int]:
     return [p.initial_delay_s, p.period_s, p.timeout_s, p.success_threshold, p.failure_threshold]
 
