@@ -126,6 +126,13 @@ class Installation:
             assert process.stdout is not None
             process.stdout.close()
 
+    def door(self, service: str, port: int) -> str:
+        """A Service's URL from here: its own address where this machine reaches it, else a forwarded port."""
+        address = self.get("service", service)["spec"]["clusterIP"]
+        with suppress(OSError), socket.create_connection((address, port), timeout=2):
+            return f"http://{address}:{port}"
+        return f"http://127.0.0.1:{self._stack.enter_context(self.forward(f'svc/{service}', str(port)))}"
+
     # --- the namespace --------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
@@ -203,7 +210,7 @@ class Installation:
             return ""
         node = self.get("nodes")["items"][0]
         address = next(a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP")
-        return f"{address}:{self._stack.enter_context(forwarder(host, int(port or 80)))}"
+        return f"{address}:{self._stack.enter_context(forwarder(address, host, int(port or 80)))}"
 
     def remove(self) -> None:
         subprocess.run(
@@ -357,8 +364,8 @@ class Recorder:
 
 
 @contextmanager
-def forwarder(host: str, port: int) -> Iterator[int]:
-    """A port of this machine, on every address, that leads to one on its loopback."""
+def forwarder(address: str, host: str, port: int) -> Iterator[int]:
+    """A port of an address of this machine that leads to one on its loopback."""
 
     def pipe(source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
@@ -379,6 +386,6 @@ def forwarder(host: str, port: int) -> Iterator[int]:
             while True:
                 threading.Thread(target=lead, args=(listening.accept()[0],), daemon=True).start()
 
-    with socket.create_server(("0.0.0.0", 0)) as listening:
+    with socket.create_server((address, 0)) as listening:
         threading.Thread(target=accept, args=(listening,), daemon=True).start()
         yield int(listening.getsockname()[1])

@@ -179,13 +179,13 @@ class Story:
         self._screen.chapter(2, "The first commit: endpoint `diabetes`, deployment `blue`")
         rollout, _ = self._release(models.BLUE, "diabetes: a first model")
         self._expect(rollout.state == "succeeded", f"blue: {rollout.state}: {rollout.message}")
-        status = self._system.control.endpoint(ENDPOINT)
+        url = self._system.url(self._system.control.endpoint(ENDPOINT))
         key = self._system.control.keys(ENDPOINT)["primary"]
         bodies = tuple(body.decode() for body in models.bodies(self._asked))
-        self._calling = Calling(Load(status.url, key, self._options.rate, str(self._folder / "caller.log"), bodies))
+        self._calling = Calling(Load(url, key, self._options.rate, str(self._folder / "caller.log"), bodies))
         for revision in self._revisions:
             self._teach(revision)
-        self._screen.line(f"{status.url} answers; a caller sends {self._options.rate:g} requests a second from here on")
+        self._screen.line(f"{url} answers; a caller sends {self._options.rate:g} requests a second from here on")
         self._follow.until("the first answers", lambda _: self._lines[0] if self._lines else None)
 
     def _better(self) -> str:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from headgate import codec
+from headgate.control import EndpointStatus
 from headgate.findings import HeadgateError
 from headgate_console.connect import Control
 from headgate_console.demo.caller import Answered, Load
@@ -57,6 +58,10 @@ class System:
         where = ("--repo", tree.origin, "--data", str(self.data.root))
         self.command("up", "--detach", *where, "--port", "0", "--workers", str(ROUTER_WORKERS))
         return f"Headgate runs; data folder {self.data.root}"
+
+    def url(self, seen: EndpointStatus) -> str:
+        """Where its callers go."""
+        return seen.url
 
     def pushed_at(self, tree: WorkTree) -> float:
         """When the branch was last updated in the origin, in seconds since the epoch."""

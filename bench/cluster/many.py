@@ -1,0 +1,210 @@
+"""A thousand endpoints on a real API server, a hundred of them rolling out: what one controller needs for them.
+
+Pods are said to run by a stub kubelet; everything else is real: the repo, the record, the builds of the hundred, the
+objects, the watches. The thousand are recorded as released when the controller starts, as after a restart.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from bench.cluster.kubelet import POOL, StubNode
+from bench.control import repos
+from bench.control.measure import Measured, memory_mb
+
+from headgate.control import EndpointStatus, SystemStatus
+from headgate.findings import HeadgateError
+from headgate.ports import Tree
+from headgate.reading import read_all, read_settings
+from headgate.rollout import Head, Release, RevisionState
+from headgate.target import Target
+from headgate.workload import Artifact
+from headgate_console.connect import Control
+from headgate_controllers.records.sqlite import SqliteRecord
+from headgate_controllers.repo import EndpointsRepo
+from headgate_kit.files import write_atomic
+from headgate_kit.kube import Cluster
+from headgate_kit.kube.kinds import Kind
+from headgate_kit.layout import DataFolder
+
+ENDPOINTS = 1_000
+ROLLING = 100
+WATCHED_S = 60.0  # how long it is watched, with all of them rolling
+WITHIN_S = 1_500.0  # for a thousand Deployments to be made and to be seen
+NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
+ARTIFACT = Artifact("sha256:" + "0" * 64, "/opt/headgate/bundle", image="registry.invalid/models@sha256:" + "0" * 64)
+SETTINGS = f"instance_types:\n  standard_ds3_v2: {{cpus: 0.1, memory_gb: 0.1, node_pool: {POOL}}}\n"
+ROLLOUT = "mirror: {percent: 20, soak: 1h}\nmax_soak: 2h\nmin_requests: 100\ngates:\n  error-rate: {}\n"
+
+
+def many() -> list[Measured]:
+    namespace = f"headgate-bench-{os.getpid()}"
+    cluster = Cluster.connect(namespace)
+    cluster.create(NAMESPACE, {"metadata": {"name": namespace}})
+    try:
+        with tempfile.TemporaryDirectory() as folder, StubNode(cluster):
+            return _measure(Path(folder), namespace)
+    finally:
+        cluster.delete(NAMESPACE, namespace)
+        cluster.close()
+
+
+def _measure(folder: Path, namespace: str) -> list[Measured]:
+    origin = repos.make(folder / "origin.git", ENDPOINTS)
+    repos.commit(origin, {"headgate.yml": SETTINGS}, "a node pool")
+    data = DataFolder(folder / "data")
+    data.prepare()
+    seed(data, origin)
+    with controller(data, origin, namespace) as running:
+        began = time.monotonic()
+        running.until(
+            "all endpoints to be served", lambda s: sum(map(_served, s.endpoints)) == ENDPOINTS
+        )
+        taken_up = time.monotonic() - began
+        idle = running.watch(WATCHED_S)
+        running.commit_candidates(origin)
+        running.until("the candidates to be mirrored to", lambda s: sum(map(_mirroring, s.endpoints)) == ROLLING)
+        rolling = running.watch(WATCHED_S)
+        memory = memory_mb(running.process.pid)
+    return [
+        Measured("endpoints_1k_taken_up_s", round(taken_up, 1), f"{ENDPOINTS:,} Deployments made and seen ready"),
+        Measured("reconcile_p99_s_1k", idle, f"passes, {ENDPOINTS:,} endpoints at rest", 1.0),
+        Measured("reconcile_p99_s_1k_100_rolling", rolling, f"passes, {ROLLING} of {ENDPOINTS:,} rolling", 1.0),
+        Measured(
+            "controller_mb_1k_100_rolling", memory, f"the controller, {ROLLING} of {ENDPOINTS:,} rolling, MiB", 300
+        ),
+    ]
+
+
+def seed(data: DataFolder, origin: Path) -> None:
+    """Records every endpoint of the repo as released."""
+    repo = EndpointsRepo(str(origin), data.mirror, "main")
+    repo.fetch()
+    tree = repo.tree(repo.head())
+    record = SqliteRecord(data.record)
+    for name, target in _targets(tree).items():
+        record.commit(name, released(target), (), 0)
+    record.close()
+    repo.close()
+
+
+def _targets(tree: Tree) -> Mapping[str, Target]:
+    settings, found_in = read_settings(tree)
+    assert not found_in, found_in
+    found = {name: reading.target for name, reading in read_all(tree, settings).items()}
+    return {name: target for name, target in found.items() if target is not None}
+
+
+def released(target: Target) -> Head:
+    now = time.time()
+    states = {
+        revision: RevisionState(d, target.commit, ARTIFACT, running=True, smoked=True, known_good=True, asked_at=now)
+        for revision, d in target.revisions.items()
+    }
+    return Head(
+        target.endpoint,
+        target.commit,
+        asked=target,
+        traffic=dict(target.traffic),
+        revisions=states,
+        releases=(Release(target, now),),
+    )
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen[bytes]
+    data: DataFolder
+    log: Path
+
+    def until(self, what: str, holds: Callable[[SystemStatus], bool]) -> None:
+        deadline = time.monotonic() + WITHIN_S
+        control = Control(self.data)
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                if holds(control.system()):
+                    return
+            except HeadgateError:
+                pass  # not up yet: asked again
+            time.sleep(1.0)
+        raise SystemExit(f"waited for {what}; the controller's last words:\n{self.log.read_text()[-3000:]}")
+
+    def watch(self, seconds: float) -> float:
+        """The 0.99 quantile of the time from due to done, in seconds: the upper end of its bucket."""
+        before = self._buckets()
+        time.sleep(seconds)
+        after = self._buckets()
+        counts = {le: after[le] - before.get(le, 0.0) for le in after}
+        total = counts[math.inf]
+        return next(le for le in sorted(counts) if counts[le] >= 0.99 * total)
+
+    def _buckets(self) -> dict[float, float]:
+        url = json.loads(self.data.control.read_text())["url"]
+        with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        found = {}
+        for line in lines:
+            if line.startswith("headgate_reconcile_seconds_bucket"):
+                found[float(line.split('le="')[1].split('"')[0])] = float(line.rsplit(" ", 1)[1])
+        return found
+
+    def commit_candidates(self, origin: Path) -> None:
+        changed = {}
+        for number in range(ROLLING):
+            name = repos.endpoint_name(number)
+            folder = f"endpoints/{name}"
+            changed[f"{folder}/endpoint.yml"] = repos.ENDPOINT.format(name=name, traffic="{green: 100}")
+            deployment = repos.DEPLOYMENT.format(name=name, deployment="green")
+            changed[f"{folder}/deployments/green.yml"] = deployment.replace(
+                "conda_file: ../conda.yml", "conda_file: ../empty.yml"
+            )
+            changed[f"{folder}/empty.yml"] = "dependencies: []\n"
+            changed[f"{folder}/rollout.yml"] = ROLLOUT
+        repos.commit(origin, changed, "a hundred candidates")
+
+
+@contextmanager
+def controller(data: DataFolder, origin: Path, namespace: str) -> Any:
+    argv = [sys.executable, "-m", "headgate_controllers", "--data", str(data.root), "--repo", str(origin)]
+    argv += ["--platform", "kubernetes", "--engine", "local"]
+    log = data.root / "controller.log"
+    with log.open("wb") as words:
+        env = {**os.environ, "KUBECONFIG": str(kubeconfig(data.root, namespace)), "HEADGATE_BUILDER": "oci"}
+        process = subprocess.Popen(argv, env=env, stdout=words, stderr=words)
+    try:
+        yield Running(process, data, log)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def kubeconfig(folder: Path, namespace: str) -> Path:
+    """The one we were given, with this namespace in every context."""
+    known = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+    for context in known["contexts"]:
+        context["context"]["namespace"] = namespace
+    write_atomic(folder / "kubeconfig", json.dumps(known).encode(), mode=0o600)
+    return folder / "kubeconfig"
+
+
+def _served(status: EndpointStatus) -> bool:
+    return any(row.ready == row.instances for row in status.revisions)
+
+
+def _mirroring(status: EndpointStatus) -> bool:
+    return status.state == "Mirroring"
