@@ -16,7 +16,7 @@ NONE_IS_FINE := $(if $(ARGS),|| test $$? -eq 5)
 PACKAGES := core policies pipelines controllers router serving console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test e2e check lint format types layers golden manifests bench-control bench-judgement docs images lock clean
+.PHONY: help setup demo test e2e check lint format types layers golden manifests bench-control bench-judgement bench-cluster docs images lock clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ manifests: setup  ## Regenerate install/ from code and chart; needs helm ($HELM,
 
 e2e: setup  ## On the cluster of KUBECONFIG: installs into namespaces of its own, tells the story, leaves nothing
 	HEADGATE_E2E=cluster $(BIN)/python -m pytest -x tests/e2e/cluster $(ARGS)
+
+bench-cluster: setup  ## A thousand endpoints on the cluster of KUBECONFIG; writes bench/results/cluster.json
+	$(BIN)/python -m bench.cluster $(ARGS)
 
 docs: setup  ## Regenerate what is made from code in docs/ and repo-template/; check links
 	$(BIN)/python docs/generate.py

@@ -24,6 +24,8 @@ import yaml
 from bench.cluster.kubelet import POOL, StubNode
 from bench.control import repos
 from bench.control.measure import Measured, memory_mb
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from headgate.control import EndpointStatus, SystemStatus
 from headgate.findings import HeadgateError
@@ -40,8 +42,6 @@ from headgate_kit.kube import Cluster
 from headgate_kit.kube.kinds import Kind
 from headgate_kit.layout import DataFolder
 
-ENDPOINTS = 1_000
-ROLLING = 100
 WATCHED_S = 60.0  # how long it is watched, with all of them rolling
 WITHIN_S = 1_500.0  # for a thousand Deployments to be made and to be seen
 NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
@@ -50,42 +50,48 @@ SETTINGS = f"instance_types:\n  standard_ds3_v2: {{cpus: 0.1, memory_gb: 0.1, no
 ROLLOUT = "mirror: {percent: 20, soak: 1h}\nmax_soak: 2h\nmin_requests: 100\ngates:\n  error-rate: {}\n"
 
 
-def many() -> list[Measured]:
+def many(endpoints: int, rolling: int) -> list[Measured]:
+    """Args:
+    endpoints: recorded as released before the controller starts.
+    rolling: of them, how many get a candidate.
+    """
     namespace = f"headgate-bench-{os.getpid()}"
     cluster = Cluster.connect(namespace)
     cluster.create(NAMESPACE, {"metadata": {"name": namespace}})
     try:
         with tempfile.TemporaryDirectory() as folder, StubNode(cluster):
-            return _measure(Path(folder), namespace)
+            return _measure(Path(folder), namespace, endpoints, rolling)
     finally:
         cluster.delete(NAMESPACE, namespace)
         cluster.close()
 
 
-def _measure(folder: Path, namespace: str) -> list[Measured]:
-    origin = repos.make(folder / "origin.git", ENDPOINTS)
+def _measure(folder: Path, namespace: str, endpoints: int, rolling: int) -> list[Measured]:
+    origin = repos.make(folder / "origin.git", endpoints)
     repos.commit(origin, {"headgate.yml": SETTINGS}, "a node pool")
     data = DataFolder(folder / "data")
     data.prepare()
     seed(data, origin)
     with controller(data, origin, namespace) as running:
         began = time.monotonic()
-        running.until(
-            "all endpoints to be served", lambda s: sum(map(_served, s.endpoints)) == ENDPOINTS
-        )
+        running.until("all endpoints to be served", lambda s: sum(map(_served, s.endpoints)) == endpoints)
         taken_up = time.monotonic() - began
         idle = running.watch(WATCHED_S)
-        running.commit_candidates(origin)
-        running.until("the candidates to be mirrored to", lambda s: sum(map(_mirroring, s.endpoints)) == ROLLING)
-        rolling = running.watch(WATCHED_S)
+        before = running.requests()
+        began = time.monotonic()
+        running.commit_candidates(origin, rolling)
+        running.until("the candidates to be mirrored to", lambda s: sum(map(_mirroring, s.endpoints)) == rolling)
+        took, requests = time.monotonic() - began, (running.requests() - before) / rolling
+        busy = running.watch(WATCHED_S)
         memory = memory_mb(running.process.pid)
+    all_of, some = f"{endpoints:,} endpoints", f"{rolling} of {endpoints:,} endpoints rolling"
     return [
-        Measured("endpoints_1k_taken_up_s", round(taken_up, 1), f"{ENDPOINTS:,} Deployments made and seen ready"),
-        Measured("reconcile_p99_s_1k", idle, f"passes, {ENDPOINTS:,} endpoints at rest", 1.0),
-        Measured("reconcile_p99_s_1k_100_rolling", rolling, f"passes, {ROLLING} of {ENDPOINTS:,} rolling", 1.0),
-        Measured(
-            "controller_mb_1k_100_rolling", memory, f"the controller, {ROLLING} of {ENDPOINTS:,} rolling, MiB", 300
-        ),
+        Measured("endpoints_1k_taken_up_s", round(taken_up, 1), f"{all_of}: Deployments made and seen ready"),
+        Measured("reconcile_p99_s_1k", idle, f"{all_of} at rest: from due to done", 1.0),
+        Measured("rolling_100_to_mirror_s", round(took, 1), f"{some}: from the commit to the last one mirrored to"),
+        Measured("api_requests_per_rollout", round(requests, 1), f"{some}: to the API server, from commit to mirror"),
+        Measured("reconcile_p99_s_1k_100_rolling", busy, f"{some}: from due to done", 1.0),
+        Measured("controller_mb_1k_100_rolling", memory, f"{some}: resident memory of the controller, MiB", 300),
     ]
 
 
@@ -153,19 +159,23 @@ class Running:
         total = counts[math.inf]
         return next(le for le in sorted(counts) if counts[le] >= 0.99 * total)
 
+    def requests(self) -> float:
+        """To the API server so far."""
+        return sum(s.value for s in self._samples("headgate_cluster_requests") if s.name.endswith("_total"))
+
     def _buckets(self) -> dict[float, float]:
+        found = self._samples("headgate_reconcile_seconds")
+        return {float(s.labels["le"]): s.value for s in found if s.name.endswith("_bucket")}
+
+    def _samples(self, name: str) -> list[Sample]:
         url = json.loads(self.data.control.read_text())["url"]
         with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
-        found = {}
-        for line in lines:
-            if line.startswith("headgate_reconcile_seconds_bucket"):
-                found[float(line.split('le="')[1].split('"')[0])] = float(line.rsplit(" ", 1)[1])
-        return found
+            families = text_string_to_metric_families(answer.read().decode())
+        return next(family.samples for family in families if family.name == name)
 
-    def commit_candidates(self, origin: Path) -> None:
+    def commit_candidates(self, origin: Path, rolling: int) -> None:
         changed = {}
-        for number in range(ROLLING):
+        for number in range(rolling):
             name = repos.endpoint_name(number)
             folder = f"endpoints/{name}"
             changed[f"{folder}/endpoint.yml"] = repos.ENDPOINT.format(name=name, traffic="{green: 100}")

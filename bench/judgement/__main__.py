@@ -7,19 +7,15 @@ in the file and leaves the others.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from bench.judgement.parts import NAMES, PARTS, Numbers
+from bench.numbers import keep
 
 from headgate_console.print import table
 
-RESULTS = Path(__file__).parents[1] / "results" / "judgement.json"
 GOALS: dict[str, tuple[float, float]] = {  # name -> at least, at most
     "false_abort_max": (0.0, 0.01),
     "promoted_on_silence": (0.0, 0.0),
@@ -46,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         rows += lines
         numbers |= found
     if given.scale == 1.0:
-        write(numbers)
+        keep("judgement", numbers)
     width = 1 + len(NAMES)
     print(
         "\n".join(
@@ -63,14 +59,6 @@ def goals(numbers: Numbers) -> Iterator[list[str]]:
         low, high = GOALS.get(name, (-math.inf, math.inf))
         goal = "" if name not in GOALS else f">= {low:g}" if high == 1.0 else f"<= {high:g}"
         yield [name, f"{value:g}", goal, "" if not goal else "ok" if low <= value <= high else "MISSED"]
-
-
-def write(found: Numbers) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    known |= found
-    known["machine"] = {"cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
-    RESULTS.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from headgate_kit.counts import CLUSTER_REQUESTS
+
 if TYPE_CHECKING:
     from headgate_controllers.controller import Controller
 
@@ -17,6 +19,7 @@ def registry(controller: Controller) -> CollectorRegistry:
     found = CollectorRegistry()
     found.register(_View(controller))
     found.register(controller.reconciler.delay)
+    found.register(CLUSTER_REQUESTS)
     return found
 
 

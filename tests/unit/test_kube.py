@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from headgate.findings import ConflictError, TerminalError, TransientError
+from headgate_kit.counts import CLUSTER_REQUESTS
 from headgate_kit.kube import Cluster, Gone
 from headgate_kit.kube import client as kube_client
 from headgate_kit.kube.kinds import CONFIG_MAP, DEPLOYMENT, NODE, POD
@@ -202,3 +203,17 @@ def test_without_a_configuration_it_says_what_to_set(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(config.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     with pytest.raises(TerminalError, match="set KUBECONFIG"):
         Cluster.connect()
+
+
+def test_requests_are_counted_by_what_they_do(cluster: Cluster) -> None:
+    def counted() -> dict[tuple[str, str], float]:
+        samples = [s for family in CLUSTER_REQUESTS.collect() for s in family.samples if s.name.endswith("_total")]
+        return {(s.labels["verb"], s.labels["resource"]): s.value for s in samples}
+
+    before = counted()
+    cluster.create(DEPLOYMENT, named("a"))
+    cluster.get(DEPLOYMENT, "a")
+    cluster.list(NODE)
+    after = counted()
+    new = {key: n - before.get(key, 0.0) for key, n in after.items() if n != before.get(key, 0.0)}
+    assert new == {("post", "deployments"): 1.0, ("get", "deployments"): 1.0, ("list", "nodes"): 1.0}

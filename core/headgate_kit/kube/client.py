@@ -19,6 +19,7 @@ import urllib3
 from kubernetes import client, config
 
 from headgate.findings import ConflictError, HeadgateError, TerminalError, TransientError
+from headgate_kit.counts import CLUSTER_REQUESTS
 from headgate_kit.kube.kinds import POD, Kind
 
 TIMEOUT_S = 15.0  # of a single request; a webhook of the cluster may take 10
@@ -243,6 +244,7 @@ class Cluster:
         *,
         timeout_s: float | None = TIMEOUT_S,
     ) -> Any:
+        _count(method, path, query or {})
         headers = {"Accept": "application/json", "Content-Type": content}
         request = self._api.param_serialize(
             method,
@@ -261,6 +263,16 @@ class Cluster:
         if answer.status >= 300:
             raise _refusal(answer, f"{method} {path}")
         return answer
+
+
+def _count(method: str, path: str, query: Mapping[str, str]) -> None:
+    parts = path.strip("/").split("/")[3 if path.startswith("/apis/") else 2 :]
+    if parts[:1] == ["namespaces"] and len(parts) > 2:
+        parts = parts[2:]
+    verb = method.lower()
+    if verb == "get" and len(parts) == 1:
+        verb = "watch" if "watch" in query else "list"
+    CLUSTER_REQUESTS.labels(verb, parts[0] if parts else "server").inc()
 
 
 class _Missing(TerminalError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from bench.numbers import keep
 
 from headgate import codec
 from headgate.control import EndpointStatus
@@ -75,3 +76,12 @@ def test_the_whole_story_has_the_same_end_on_a_cluster(installation: Installatio
     assert (ended, outcome.problems) == (0, ())
     assert (outcome.audit.failures, outcome.audit.strangers) == (0, 0)
     assert outcome.audit.requests > 0
+    keep(
+        "cluster",
+        {
+            f"story_{engine}_s": outcome.seconds,
+            f"story_{engine}_requests": outcome.audit.requests,
+            f"story_{engine}_failed": outcome.audit.failures,
+            f"story_{engine}_revert_s": outcome.revert.answered_s,
+        },
+    )
