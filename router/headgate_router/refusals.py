@@ -12,6 +12,7 @@ class Refusal:
     code: str  # stable, for programs
     message: str  # for people
     fields: tuple[tuple[bytes, bytes], ...] = ()
+    last: bool = False  # what follows on the connection is not to be trusted
 
     def body(self, detail: str = "") -> bytes:
         message = f"{self.message}: {detail}" if detail else self.message
@@ -20,7 +21,7 @@ class Refusal:
 
 SOON = ((b"retry-after", b"1"),)
 
-BAD_REQUEST = Refusal(400, "bad-request", "the request cannot be passed on")
+BAD_REQUEST = Refusal(400, "bad-request", "the request cannot be passed on", last=True)
 UNAUTHORIZED = Refusal(
     401,
     "unauthorized",

@@ -167,6 +167,8 @@ class _Cycle(Request):
     async def _say(self, refusal: Refusal) -> None:
         body = refusal.body(self.detail)
         fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *refusal.fields]
+        if refusal.last:
+            fields.append((b"connection", b"close"))
         try:
             await self._start(refusal.status, fields)
             await self.send({"type": "http.response.body", "body": body})

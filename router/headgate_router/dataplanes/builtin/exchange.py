@@ -44,8 +44,8 @@ class Caller(Protocol):
     def date(self) -> Sequence[headers.Field]:
         """Fields that the server itself says on every answer."""
 
-    def stays(self) -> bool:
-        """Asked when an answer's head is written: whether the connection outlives it."""
+    def stays(self, *, last: bool) -> bool:
+        """Asked when an answer's head is written: whether the connection outlives it; `last`: it must not."""
 
     def answered(self) -> None:
         """The whole answer was written."""
@@ -252,17 +252,19 @@ class Exchange(Request):
         if message is None:
             return
         self.connection = connection
+        waiting: list[bytes] = []
+        if self.unsent:
+            self.unsent = False
+            waiting, self.before = self.before, []
+            self.caller.release()
         left = max(0.001, self.ends - time.monotonic())
         head = message.head(self.replica.name)
         connection.start(head, message.body, timeout_s=left, head_only=message.head_only, listener=self)
         if connection.error is not None:  # the model had closed it while it was idle
             self.heard()
-        elif self.unsent:
-            self.unsent = False
-            for data in self.before:
-                connection.write(data)
-            self.before = []
-            self.caller.release()
+            return
+        for data in waiting:
+            connection.write(data)
 
     def _send(self, data: bytes) -> None:
         """More of a streamed body, framed."""
@@ -394,7 +396,7 @@ class Exchange(Request):
         """An answer of our own."""
         body = refusal.body(self.detail)
         fields = [(b"content-type", b"application/json"), (_LENGTH, b"%d" % len(body)), *refusal.fields]
-        self._write(refusal.status, fields, body)
+        self._write(refusal.status, fields, body, last=refusal.last)
         self._close()
         self.caller.answered()
 
@@ -410,10 +412,10 @@ class Exchange(Request):
             self._drop()
             self._say(self.refused_by(refusals.TOO_LARGE))
 
-    def _write(self, status: int, fields: Sequence[headers.Field], body: bytes) -> None:
+    def _write(self, status: int, fields: Sequence[headers.Field], body: bytes, *, last: bool = False) -> None:
         caller = self.caller
         every = [*caller.date(), *fields, *self.said()]
-        if not caller.stays():
+        if not caller.stays(last=last):
             every.append((b"connection", b"close"))
         head = b"%b%b\r\n" % (_STATUS_LINES[status], b"".join([b"%b: %b\r\n" % field for field in every]))
         if not body or self.method == b"HEAD":

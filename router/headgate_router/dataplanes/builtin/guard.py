@@ -63,6 +63,10 @@ class Guarded(HttpToolsProtocol):
             self._since = time.monotonic()
         self._awaits_head = True
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._awaits_head:  # else a trailer: it would be taken for a field of the head
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._awaits_head = False
         self._complete = True

@@ -116,6 +116,7 @@ class CallerConnection(asyncio.Protocol):
         self._keep = True
         self._upgrade = False
         self._old = False  # HTTP/1.0
+        self._last = False  # we end the connection, not the caller
         self._twice = False
         self._rest: int | None = None  # bytes of the body to come; None: it is chunked
         self._tail = b""  # the last bytes of a chunked body
@@ -235,7 +236,7 @@ class CallerConnection(asyncio.Protocol):
             self._hand_over(head + rest)
             return
         self._old = version == "1.0"
-        self._keep = not self._old and parser.should_keep_alive()
+        self._keep = self._keep and not self._old
         exchange = Exchange(self._doors.desk, self, name, below, method, query, self._fields, version)
         asked = exchange.asked
         self._rest = None if asked.coded else asked.length or 0
@@ -325,6 +326,7 @@ class CallerConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._headed = True
+        self._keep = self._parser.should_keep_alive()  # asked at the end of the message it has forgotten
 
     def on_body(self, chunk: bytes) -> None:
         self._pieces.append(chunk)
@@ -362,9 +364,10 @@ class CallerConnection(asyncio.Protocol):
     def date(self) -> Sequence[headers.Field]:
         return self._state.default_headers
 
-    def stays(self) -> bool:
+    def stays(self, *, last: bool) -> bool:
         rest = 0 if self._whole else self._rest
-        self._keep = self._keep and not self._draining and rest is not None and rest <= MAX_REST
+        self._last = last
+        self._keep = self._keep and not (self._draining or last) and rest is not None and rest <= MAX_REST
         return self._keep
 
     def answered(self) -> None:
@@ -428,7 +431,7 @@ class CallerConnection(asyncio.Protocol):
         transport = self._transport
         self._ending = True
         self._later.clear()
-        if self._whole or transport.is_closing():
+        if (self._whole and not self._last) or transport.is_closing():
             transport.close()
             return
         self.release()
