@@ -22,6 +22,7 @@ from headgate.control import (
     Replay,
     RolloutStatus,
     SystemStatus,
+    TableStatus,
     VerdictReport,
     VerdictStatus,
 )
@@ -54,6 +55,9 @@ class Control:
 
     def system(self) -> SystemStatus:
         return codec.decode(SystemStatus, self.get("/status"))
+
+    def table(self, endpoint: str = "") -> TableStatus:
+        return codec.decode(TableStatus, self.get(f"/routes?{urlencode({'endpoint': endpoint})}"))
 
     def endpoint(self, name: str) -> EndpointStatus:
         return codec.decode(EndpointStatus, self.get(f"/endpoints/{quote(name, safe='')}"))

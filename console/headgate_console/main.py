@@ -30,6 +30,7 @@ VERBS = {
     "up": "up",
     "down": "up",
     "status": "live",
+    "routes": "routes",
     "rollout": "live",
     "rollback": "live",
     "verdict": "verdicts",

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from headgate import asks, codec, intent
@@ -18,6 +19,7 @@ from headgate.control import (
     OpRequest,
     RolloutStatus,
     SystemStatus,
+    TableStatus,
     VerdictStatus,
 )
 from headgate.draft import Draft
@@ -36,6 +38,7 @@ from headgate_controllers.reconcile import REPO, Reconciler
 from headgate_controllers.records.sqlite import SqliteRecord
 from headgate_controllers.repo import EndpointsRepo
 from headgate_controllers.routes import Routes, Workers
+from headgate_controllers.routes import status as table_status
 from headgate_controllers.secrets import KeyStore
 from headgate_controllers.status import agrees_with_git, endpoint_status, rollout_status
 from headgate_controllers.tokens import Issued, Signers, wrong_mode
@@ -188,6 +191,15 @@ class Controller:
             replicas=self._platform.observe(name),
             observed=self.evidence.observed(name),
         )
+
+    def table(self, endpoint: str = "") -> TableStatus:
+        """The live table, or one endpoint's part of it."""
+        table = self.routes.table
+        if endpoint:
+            self._head(endpoint)
+            kept = {name: route for name, route in table.endpoints.items() if name == endpoint}
+            table = replace(table, endpoints=kept)
+        return table_status(table, self.workers.acked(), self.workers.status(), self.evidence.observed)
 
     def rollout(self, rollout_id: str) -> RolloutStatus:
         found = self._kept(rollout_id)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from headgate import codec
-from headgate.control import LEASE_S, ExchangeRequest, WorkerStatus
+from headgate.control import LEASE_S, ExchangeRequest, RouteStatus, TableStatus, WorkerStatus
 from headgate.routing import same
 from headgate.table import EndpointRoute, RouteTable, seal
 from headgate_controllers.records.sqlite import SqliteRecord
@@ -64,6 +64,34 @@ class Routes:
         for heard in self._listeners:
             heard(table)
         return tuple(moved)
+
+
+def status(
+    table: RouteTable, acked: int, workers: tuple[WorkerStatus, ...], observed: Callable[[str], Mapping[str, int]]
+) -> TableStatus:
+    """The table as people read it. `observed`: endpoint -> live requests of the last minute by revision."""
+    rows: list[RouteStatus] = []
+    for name, route in sorted(table.endpoints.items()):
+        counted = observed(name)
+        total = sum(counted.values())
+        mirrors = {m.revision: f"{m.kind.value} {m.per_mille / 10:g} %" for m in route.mirrors if m.per_mille}
+        rows += [
+            RouteStatus(
+                endpoint=name,
+                deployment=row.deployment,
+                revision=row.revision,
+                generation=route.generation,
+                per_mille=row.per_mille,
+                requests=counted.get(row.revision, 0),
+                observed=counted.get(row.revision, 0) / total if total else None,
+                mirror=mirrors.get(row.revision, ""),
+                replicas=row.service or str(len(row.upstreams)),
+                auth_mode=route.auth_mode,
+                sticky=route.sticky,
+            )
+            for row in route.revisions
+        ]
+    return TableStatus(table.generation, table.hash, table.commit, acked, tuple(rows), workers)
 
 
 @dataclass(slots=True)

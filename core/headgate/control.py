@@ -138,6 +138,35 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteStatus:
+    """One revision in the table that routers serve by."""
+
+    endpoint: str
+    deployment: str
+    revision: str
+    generation: int  # of its endpoint's route
+    per_mille: int  # of live traffic, as asked
+    requests: int  # live ones counted in the last minute, those that chose it by header among them
+    observed: float | None  # share of its endpoint's requests in the last minute; None: none came
+    mirror: str  # `compare 20 %`; empty: no copies go there
+    replicas: str  # how many the table lists, or the service that routers follow
+    auth_mode: str
+    sticky: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """GET /routes."""
+
+    generation: int
+    hash: str
+    commit: str
+    acked: int  # generation that all leased router workers serve
+    routes: tuple[RouteStatus, ...]
+    workers: tuple[WorkerStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SystemStatus:
     """GET /status."""
 

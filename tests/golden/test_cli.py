@@ -12,11 +12,20 @@ from types import ModuleType
 import click
 import pytest
 
-from headgate.control import EndpointStatus, OpStatus, RevisionStatus, RolloutStatus, SystemStatus, WorkerStatus
+from headgate.control import (
+    EndpointStatus,
+    OpStatus,
+    RevisionStatus,
+    RolloutStatus,
+    RouteStatus,
+    SystemStatus,
+    TableStatus,
+    WorkerStatus,
+)
 from headgate.evidence import Difference, Result, Verdict
 from headgate.findings import Finding, Place
 from headgate_console import print as out
-from headgate_console import views
+from headgate_console import routes, views
 from headgate_console.main import VERBS, cli
 from headgate_console.reference import markdown
 
@@ -181,6 +190,27 @@ TROUBLED = system(
 )
 
 
+TABLE = TableStatus(
+    generation=41,
+    hash="9f2c4e81a7d0b3c5e6f7",
+    commit="c0ffee00" * 5,
+    acked=40,
+    routes=(
+        RouteStatus("fraud", "blue", "blue-7f3a9c01", 41, 900, 5412, 0.9017, "", "3", "key", "header:x-user"),
+        RouteStatus(
+            "fraud", "green", "green-02bd11e7", 41, 100, 590, 0.0983, "", "k8s:ml/green-02bd:8080", "key", "none"
+        ),
+        RouteStatus("fraud", "red", "red-5566aa00", 41, 0, 0, 0.0, "compare 20 %", "1", "key", "none"),
+        RouteStatus("quiet", "blue", "blue-99aabb00", 12, 1000, 0, None, "", "1", "aml_token", "none"),
+    ),
+    workers=(
+        WorkerStatus("router-0", "b0", 41, 0.2, 3, False),
+        WorkerStatus("router-1", "b1", 40, 0.4, 1, False),
+        WorkerStatus("router-2", "b2", 12, 60.0, 0, True),
+    ),
+)
+
+
 @pytest.mark.parametrize(
     ("name", "draw"),
     [
@@ -190,6 +220,9 @@ TROUBLED = system(
         ("status-trouble.txt", lambda: views.system(TROUBLED, NOW)),
         ("endpoint-stepping.txt", lambda: views.endpoint(endpoint(), NOW)),
         ("endpoint-first.txt", lambda: views.endpoint(FIRST, NOW)),
+        ("routes.txt", lambda: routes.lines(TABLE)),
+        ("routes-wide.txt", lambda: routes.lines(TABLE, wide=True)),
+        ("routes-nothing-yet.txt", lambda: routes.lines(TableStatus(0, "", "", 0, (), ()))),
         ("rollout-stepping.txt", lambda: views.rollout(endpoint(), STEPPING, NOW)),
         (
             "rollout-stopped.txt",

@@ -211,6 +211,18 @@ def test_an_endpoint_with_tokens_issues_them_and_has_no_keys(system: System) -> 
     assert given["token"] not in system.ask("GET", "/events").text
 
 
+def test_the_live_table_is_shown_whole_or_of_one_endpoint(system: System) -> None:
+    shown = system.ask("GET", "/routes").json()
+    assert (shown["generation"], shown["hash"], shown["acked"]) == (0, system.controller.routes.table.hash, 0)
+    row = RouteRevision("blue-1", "blue", 1000, ())
+    routes = {name: EndpointRoute(name, 0, "c", (row,)) for name in ("fraud", "other")}
+    system.controller.routes.publish(routes, "c")
+    assert [r["endpoint"] for r in system.ask("GET", "/routes").json()["routes"]] == ["fraud", "other"]
+    assert [r["endpoint"] for r in system.ask("GET", "/routes?endpoint=fraud").json()["routes"]] == ["fraud"]
+    assert system.ask("GET", "/routes?endpoint=nobody").status_code == 404
+    assert system.ask("GET", "/routes", token="").status_code == 401
+
+
 def test_keys_are_shown_and_rotated_apart(system: System) -> None:
     before = system.ask("GET", "/endpoints/fraud/keys").json()
     after = system.ask("POST", "/endpoints/fraud/keys/rotate", {"which": "primary"}).json()

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from headgate.control import LEASE_S, Ack, ExchangeRequest
-from headgate.table import EndpointRoute, RouteRevision, RouteTable, problems
+from headgate.evidence import PairKind
+from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable, problems
 from headgate_controllers.records.sqlite import SqliteRecord
-from headgate_controllers.routes import Routes, Workers
+from headgate_controllers.routes import Routes, Workers, status
 
 
 @pytest.fixture
@@ -41,6 +42,26 @@ def test_what_says_the_same_is_not_published_again(record: SqliteRecord) -> None
     routes.listen(told.append)
     assert routes.publish({"a": replace(route("a"), commit="c9"), "none": None}, "c9") == ()
     assert (routes.table, told) == (before, [])
+
+
+def test_a_table_is_shown_with_what_was_counted(record: SqliteRecord) -> None:
+    routes = Routes(record)
+    rows = (
+        RouteRevision("blue-1", "blue", 900, ("http://x", "http://y")),
+        RouteRevision("green-1", "green", 100, (), service="k8s:ml/green:8080"),
+        RouteRevision("red-1", "red", 0, ()),
+    )
+    mirrors = (Mirror("red-1", 200, PairKind.COMPARE), Mirror("blue-1", 0, PairKind.ECHO))
+    routes.publish({"fraud": EndpointRoute("fraud", 0, "c1", rows, mirrors=mirrors), "quiet": route("quiet")}, "c1")
+    counts = {"fraud": {"blue-1": 91, "green-1": 9}}
+    shown = status(routes.table, 1, (), lambda name: counts.get(name, {}))
+    assert [(r.revision, r.per_mille, r.requests, r.observed, r.mirror, r.replicas) for r in shown.routes] == [
+        ("blue-1", 900, 91, 0.91, "", "2"),
+        ("green-1", 100, 9, 0.09, "", "k8s:ml/green:8080"),
+        ("red-1", 0, 0, 0.0, "compare 20 %", "0"),
+        ("quiet-1", 1000, 0, None, "", "0"),
+    ]
+    assert (shown.generation, shown.hash, shown.commit, shown.acked) == (1, routes.table.hash, "c1", 1)
 
 
 def test_none_takes_a_route_out(record: SqliteRecord) -> None:

@@ -23,6 +23,11 @@ def routes(controller: Controller) -> APIRouter:
     def status() -> Response:
         return _json(controller.status())
 
+    @api.get("/routes")
+    def table(endpoint: str = "") -> Response:
+        """What routers serve by, with what they counted in the last minute."""
+        return _json(_found(controller.table, endpoint))
+
     @api.get("/endpoints/{name}")
     def endpoint(name: str) -> Response:
         return _json(_found(controller.endpoint_status, name))
