@@ -9,6 +9,8 @@ import pytest
 
 from installation import Installation, missing
 
+_MADE: list[Installation] = []  # those that stand now
+
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
@@ -18,7 +20,9 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     with ExitStack() as stack:
         made = Installation(tmp_path_factory.mktemp("install"), stack)
         made.prepare()
+        _MADE.append(made)
         yield made
+        _MADE.remove(made)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -26,6 +30,5 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """A failure on a cluster is told with what the cluster said."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
-    made = getattr(item, "funcargs", {}).get("installation")
-    if report.when == "call" and report.failed and isinstance(made, Installation):
-        report.sections.append(("cluster", made.say()))
+    if report.failed:
+        report.sections += [("cluster", made.say()) for made in _MADE]

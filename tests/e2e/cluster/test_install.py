@@ -25,7 +25,7 @@ def installed(installation: Installation) -> Installation:
     installation.push("first")
     began = time.monotonic()
     installation.install()
-    within(60, lambda: installation.get("onlineendpoint", "greet"), "the endpoint is shown")
+    within(120, lambda: installation.get("onlineendpoint", "greet"), "the endpoint is shown")
     installation.kubectl("wait", "--for=condition=Ready", "onlineendpoint/greet", f"--timeout={FIRST_S:.0f}s")
     key = within(20, installation.key, "the endpoint has a key")
     with installation.forward("svc/headgate-router", "http") as port:

@@ -27,7 +27,7 @@ def installed(installation: Installation) -> Installation:
     installation.write("hello")
     installation.push("first")
     installation.install()
-    within(60, lambda: installation.get("onlineendpoint", "greet"), "the endpoint is shown")
+    within(120, lambda: installation.get("onlineendpoint", "greet"), "the endpoint is shown")
     installation.kubectl("wait", "--for=condition=Ready", "onlineendpoint/greet", "--timeout=180s")
     return installation
 

@@ -1,0 +1,115 @@
+"""The chart's values are held by their schema, and every value of ours and of the examples is one that it takes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from headgate_pipelines.engines.settings import from_environment
+
+INSTALL = Path(__file__).parents[2] / "install"
+SCHEMA = json.loads((INSTALL / "chart/values.schema.json").read_text())
+DEFAULTS = yaml.safe_load((INSTALL / "chart/values.yaml").read_text())
+# Taken over as they are: what is in them is Kubernetes' own.
+WHOLE = ("podSecurityContext", "controller.resources", "router.resources")
+TEMPLATES = "".join(p.read_text() for p in (INSTALL / "chart/templates").iterdir())
+
+
+def problems(values: Mapping[str, Any]) -> list[str]:
+    return [e.message for e in jsonschema.Draft7Validator(SCHEMA).iter_errors(values)]
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    found = copy.deepcopy(DEFAULTS)
+    place = found
+    *folders, name = path.split(".")
+    for folder in folders:
+        place = place[folder]
+    place[name] = value
+    return dict(found)
+
+
+def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value and f"{path}{key}" not in WHOLE:
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield path + key
+
+
+def test_the_defaults_are_what_the_schema_takes() -> None:
+    assert problems(DEFAULTS) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        pytest.param("repo.url", "https://ada:secret@git.example/e.git", id="a password in the repo's URL"),
+        pytest.param("registry.url", "https://registry.example/team", id="a registry with a scheme"),
+        pytest.param("engine", "cron", id="an engine that is none"),
+        pytest.param("controller.replicaCount", 3, id="three controllers"),
+        pytest.param("router.replicaCount", 0, id="no router"),
+        pytest.param("runner.image.digest", "latest", id="a digest that is none"),
+        pytest.param("router.replicas", 2, id="a misspelt name"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_installed(path: str, value: Any) -> None:
+    assert problems(changed(path, value))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://git.example/team/e.git",
+        "git://git.ml:9418/e.git",
+        "ssh://git@git.example/e.git",
+        "git@git.example:team/e.git",
+    ],
+)
+def test_every_kind_of_repo_url_is_taken(url: str) -> None:
+    assert problems(changed("repo.url", url)) == []
+
+
+def test_every_value_is_used_by_a_template() -> None:
+    read = set(re.findall(r"\.Values\.([A-Za-z.]+)", TEMPLATES)) | set(re.findall(r"Values\.([A-Za-z.]+)", TEMPLATES))
+    unused = [
+        leaf for leaf in leaves(DEFAULTS) if not any(leaf == name or leaf.startswith(f"{name}.") for name in read)
+    ]
+    assert unused == []
+
+
+def test_the_examples_install_with_values_the_schema_takes() -> None:
+    given = []
+    for file in ("argocd-application.yaml", "flux.yaml"):
+        for document in yaml.safe_load_all((INSTALL / "examples" / file).read_text()):
+            spec = document["spec"]
+            given += [s["helm"]["valuesObject"] for s in spec.get("sources", ()) if "helm" in s]
+            given += [spec["values"]] if "values" in spec else []
+    assert len(given) == 2
+    for values in given:
+        lower = json.loads(json.dumps(values).replace("EXAMPLE", "example").replace("REGISTRY", "registry"))
+        assert problems(lower) == []
+
+
+@pytest.mark.parametrize("file", sorted(p.name for p in (INSTALL / "examples").glob("*.yaml")))
+def test_an_example_is_yaml_with_no_secret_in_it(file: str) -> None:
+    text = (INSTALL / "examples" / file).read_text()
+    assert all(isinstance(document, dict) for document in yaml.safe_load_all(text))
+    assert "hg_" not in text
+    assert not re.search(r"password: [^$\n]", text)
+
+
+def test_what_the_chart_tells_the_controller_of_ops_can_be_read() -> None:
+    pods = [o for o in yaml.safe_load_all((INSTALL / "install.yaml").read_text()) if o and o["kind"] == "Deployment"]
+    controller = next(p for p in pods if p["metadata"]["name"] == "headgate-controller")
+    env = controller["spec"]["template"]["spec"]["containers"][0]["env"]
+    settings = from_environment({e["name"]: str(e["value"]) for e in env if "value" in e})
+    assert (settings.image, settings.account, settings.build_memory) == ("headgate-runner:0.1.0", "headgate-op", "4Gi")
