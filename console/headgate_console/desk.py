@@ -50,6 +50,7 @@ class Checked:
 def check(folder: Path) -> Checked:
     from headgate import plugins, reading
     from headgate_console.plans import parameters
+    from headgate_policies import admission
 
     tree = work_tree(folder)
     settings, found = reading.read_settings(tree)
@@ -60,6 +61,7 @@ def check(folder: Path) -> Checked:
         readings = reading.read_all(tree, settings, catalogue(tree, settings))
         found = (*found, *(f for one in readings.values() for f in one.findings))
         found = (*found, *(f for one in readings.values() for f in reading.check_gates(one, tree, gates)))
+        found = (*found, *admission.check(tree, [name for name, one in readings.items() if one.target]))
     finally:
         gc.enable()
     files = sorted({path for one in readings.values() for path in one.files if path.endswith(reading.SUFFIXES)})

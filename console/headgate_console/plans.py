@@ -21,6 +21,7 @@ from headgate.process import Settings
 from headgate.reading import Reading
 from headgate.rollout import Head, Release, RevisionState
 from headgate.target import Target
+from headgate_policies import admission
 from headgate_policies.judge import alpha_share, resolve
 
 Gates = Mapping[str, Any]  # by entry point
@@ -77,7 +78,9 @@ def changes(base: Side, head: Side, gates: Gates, rate: float) -> Iterator[Chang
             yield Change(name, before, None, removed=True)
             continue
         asked = head.readings[name]
-        found = in_order((*asked.findings, *reading.check_gates(asked, head.tree, parameters(gates))))
+        gated = reading.check_gates(asked, head.tree, parameters(gates))
+        admitted = admission.check(head.tree, [name]) if asked.target else ()
+        found = in_order((*asked.findings, *gated, *admitted))
         if any(f.is_error for f in found) or asked.target is None:
             yield Change(name, before, None, findings=found)
         elif before is None or asks_more(before, asked.target):

@@ -274,6 +274,22 @@ HEADGATE: tuple[Field, ...] = (
             rule=row.rule, low=row.low, high=row.high) for row in ROLLOUT if row.path != "$schema"),
 )
 
+POLICY: tuple[Field, ...] = (
+    Field("$schema", "text", "For editors."),
+    Field("rules", "list", "Admission rules, each over one kind of document.", part=META, required="always"),
+    Field("rules[]", "map", "One rule."),
+    Field("rules[].name", "text", "What findings call it.", required="always", length=(1, 100)),
+    Field("rules[].on", "words", "The document it is about: once for each deployment, or once.", "deployment",
+          one_of=("endpoint", "deployment", "rollout")),
+    Field("rules[].when", "text", "CEL: where it applies; none: everywhere."),
+    Field("rules[].must", "text", "CEL: what must be true there.", required="always"),
+    Field("rules[].message", "text", "What a person reads when it is not.", required="always"),
+    Field("rules[].fix", "text", "What to do about it."),
+    Field("rules[].at", "text", "The field to point at, e.g. `environment.image`."),
+    Field("rules[].severity", "words", "`deny` refuses the commit, `warn` only says so.", "deny",
+          one_of=("deny", "warn")),
+)
+
 # fmt: on
 
 # Fields of earlier previews and what took their place.
@@ -292,6 +308,7 @@ KINDS: Mapping[str, tuple[Field, ...]] = {
     "deployment": DEPLOYMENT,
     "rollout": ROLLOUT,
     "headgate": HEADGATE,
+    "policy": POLICY,
 }
 
 

@@ -132,12 +132,12 @@ def _place(files: Sequence[str], tree: Tree, name: str, key: str = "", line: int
                 gates = gates[name]
             value = gates[here[-1]]
             if line and isinstance(value, str):
-                return _inside(document, here, value, line, column)
+                return inside(document, here, value, line, column)
             return document.key_place(here)
     return Place(SETTINGS)
 
 
-def _inside(document: Document, path: tuple[str, ...], text: str, line: int, column: int) -> Place:
+def inside(document: Document, path: tuple[str | int, ...], text: str, line: int, column: int) -> Place:
     """A place inside a text, in the file. Where its line is not written as it is (escapes, folds): the text's start."""
     start = document.place(path)
     lines = document.data.decode(errors="replace").splitlines()

@@ -19,6 +19,7 @@ TITLES = {
     "deployment": "Azure ML CLI v2 online deployment, as Headgate serves it",
     "rollout": "rollout.yml: how carefully a new target is reached",
     "headgate": "headgate.yml: the ground the endpoints run on",
+    "policy": "policies/NAME.yml: what a commit may ask",
 }
 NUMBER = r"[0-9]+(\.[0-9]+)?"
 WHOLE_NUMBER = r"[-+]?[0-9]{1,18}"

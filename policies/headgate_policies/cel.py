@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_LENGTH = 2_000  # characters
-INT, DOUBLE, STRING = "INT", "DOUBLE", "STRING"
+MOST_NAMES = 12  # shown when a name is unknown
+INT, DOUBLE, STRING, MAP = "INT", "DOUBLE", "STRING", "MAP"
 COMPARISONS = ("<=", ">=", "==", "!=", "<", ">")
 
 _TOKEN = re.compile(
@@ -140,6 +141,34 @@ class Expression:
         return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
+class Condition:
+    """A true-or-false expression over documents. Lists, maps and macros are taken; the library bounds their work."""
+
+    def __init__(self, text: str, variables: Mapping[str, str]) -> None:
+        """Raises CelError: it does not compile, or is not true or false. NoCel: the library is missing."""
+        if len(text) > MAX_LENGTH:
+            raise CelError(f"the expression has {len(text):,} characters, more than {MAX_LENGTH:,}")
+        environment, self._error = _environment(tuple(sorted(variables.items())))
+        self._program = _compiled(environment, text, variables)
+        kind = str(self._program.return_type())
+        if kind not in ("BOOL", "DYN"):
+            raise CelError(
+                f"the expression is {_a(kind.lower())}, not true or false", 1, 1, "compare it with something"
+            )
+
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Raises CelError: it cannot be said, e.g. a field it reads is not there."""
+        try:
+            result = self._program.eval(data=dict(values))
+        except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # a budget, or a value it cannot take
+            raise CelError(str(error).splitlines()[0][:200]) from error
+        value = result.value() if result.type() != self._error else None
+        if isinstance(value, bool):
+            return value
+        said = str(result.value()).removeprefix("NOT_FOUND: ").removeprefix("INVALID_ARGUMENT: ").splitlines()
+        raise CelError(said[0][:200] if said and result.type() == self._error else "it is neither true nor false")
+
+
 @dataclass(frozen=True, slots=True)
 class Value:
     """What a part is worth: true, false, or None: something it needs is missing."""
@@ -236,8 +265,9 @@ def _undeclared(name: str, text: str, line: int, column: int, variables: Mapping
     lines = text.splitlines() or [""]
     here = lines[min(line, len(lines)) - 1]
     start = here.rfind(name, 0, column + len(name))
-    near = difflib.get_close_matches(name, variables, n=1)
-    fix = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(variables))}"
+    near = difflib.get_close_matches(name, variables, n=1, cutoff=0.5)
+    more = ", ..." if len(variables) > MOST_NAMES else ""
+    fix = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(variables)[:MOST_NAMES])}{more}"
     return CelError(f"undeclared reference '{name}'", line, start + 1 if start >= 0 else column, fix)
 
 
