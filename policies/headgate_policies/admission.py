@@ -161,9 +161,8 @@ def _of_endpoint(tree: Tree, name: str, rules: Sequence[Rule], settings: Any) ->
 def _judge(rule: Rule, document: Document, values: Mapping[str, Any]) -> Iterator[Finding]:
     place = document.place(tuple(rule.at.split("."))) if rule.at else Place(document.file, 1, 1)
     try:
-        if (rule.when and not _condition(rule.when, rule.on).holds(values)) or _condition(rule.must, rule.on).holds(
-            values
-        ):
+        applies = not rule.when or _condition(rule.when, rule.on).holds(values)
+        if not applies or _condition(rule.must, rule.on).holds(values):
             return
     except CelError as error:
         message = f"rule `{rule.name}` cannot be evaluated here: {error}"
