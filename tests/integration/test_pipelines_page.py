@@ -43,9 +43,19 @@ def test_the_pipeline_of_the_docs_runs_on_the_local_engine() -> None:
 
 def test_on_a_cluster_the_password_is_a_secrets() -> None:
     secret = SecretEnv(name="GH_TOKEN", secret_name="bot", secret_key="token")
-    document = example()["retrain"]("7", (secret,)).to_dict()
+    document = example()["retrain"]("7", on_argo=True, credentials=(secret,)).to_dict()
     propose = next(t for t in document["spec"]["templates"] if t["name"] == "propose")
     assert propose["container"]["env"][1]["valueFrom"] == {"secretKeyRef": {"name": "bot", "key": "token"}}
+
+
+def test_on_argo_what_it_refers_to_is_exported_and_given_what_it_takes() -> None:
+    document = example()["retrain"]("7", on_argo=True).to_dict()
+    dag = next(t for t in document["spec"]["templates"] if "dag" in t)["dag"]
+    task = next(task for task in dag["tasks"] if task["name"] == "launched")
+    found = next(d for d in documents(OpSettings(), {}) if d["metadata"]["name"] == task["templateRef"]["name"])
+    template = next(t for t in found["spec"]["templates"] if t["name"] == task["templateRef"]["template"])
+    taken = {p["name"] for p in template["inputs"]["parameters"]}
+    assert {p["name"] for p in task["arguments"]["parameters"]} == taken
 
 
 def test_templates_are_printed_as_they_are_made(

@@ -55,12 +55,14 @@ def namespace() -> Iterator[str]:
             made.append(definition["metadata"]["name"])
         except ConflictError:
             continue  # Argo's own, or another run's
-    for name in made:
-        wait_for(lambda name=name: _served(cluster, name), PATIENCE_S)  # type: ignore[misc]
+    for definition in made:
+        wait_for(lambda name=definition: _served(cluster, name), PATIENCE_S)  # type: ignore[misc]
     name = f"hg-e2e-{uuid.uuid4().hex[:8]}"
     cluster.create(NAMESPACE, {"metadata": {"name": name}})
     yield name
     cluster.delete(NAMESPACE, name)
+    for definition in made:
+        cluster.delete(DEFINITION, definition)
     cluster.close()
 
 
@@ -175,7 +177,7 @@ def test_the_pipeline_of_the_docs_is_accepted(cluster: Cluster) -> None:
     page = (Path(__file__).parents[3] / "docs" / "pipelines.md").read_text("utf-8")
     shown: dict[str, Any] = {}
     exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], shown)
-    document = shown["retrain"]("7").to_dict()
+    document = shown["retrain"]("7", on_argo=True).to_dict()
     cluster.create(WORKFLOW, document)
     assert (cluster.get(WORKFLOW, "retrain-fraud-7") or {})["spec"] == document["spec"]
 
