@@ -1,4 +1,5 @@
-"""Writes to the cluster, on one thread: whoever asks for something never waits for the API server.
+"""Writes to the cluster, on threads of its own: whoever asks for something never waits for the API server, and one
+endpoint's slow webhook holds up no other.
 
 What is asked for is kept until the server has taken it: a server that is away is tried again, one that refuses too
 (a webhook or a quota may be mended), and `trouble` says why meanwhile.
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 K = TypeVar("K", bound=Hashable)
 BACKOFF_S = (0.2, 10.0)  # between tries: first, most
 CLOSE_S = 5.0
+HANDS = 4  # at once; what one of them waits for is mostly the network
 
 
 @dataclass(slots=True)
@@ -38,28 +40,38 @@ class Trouble:
 class Hand(Generic[K]):
     """Args:
     work: makes one key so; raises HeadgateError when it could not. Safe to repeat.
-    on_trouble: told when a key gets into trouble or out of it, on our thread.
+    on_trouble: told when a key gets into trouble or out of it, on our threads.
+    lane: what of a key is worked on by one thread at a time.
     """
 
-    def __init__(self, work: Callable[[K], None], on_trouble: Callable[[K], None]) -> None:
+    def __init__(
+        self, work: Callable[[K], None], on_trouble: Callable[[K], None], lane: Callable[[K], Hashable]
+    ) -> None:
         self._work = work
         self._on_trouble = on_trouble
+        self._lane = lane
+        self._taken: set[Hashable] = set()  # lanes that a thread is in
         self._news = threading.Condition()
         self._due: dict[K, _Due] = {}
         self._troubles: dict[K, Trouble] = {}
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="kubernetes-platform", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"kubernetes-platform-{i}", daemon=True) for i in range(HANDS)
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Does what is due now. What waits for another try is asked for again by whoever comes next."""
         with self._news:
             self._closing = True
-            self._news.notify()
-        if self._thread.is_alive():
-            self._thread.join(CLOSE_S)
+            self._news.notify_all()
+        ends = time.monotonic() + CLOSE_S
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, ends - time.monotonic()))
 
     def ask(self, key: K, after_s: float = 0.0) -> None:
         """Has it made so, soon; what was due later comes now."""
@@ -88,13 +100,19 @@ class Hand(Generic[K]):
             else:
                 if self._troubles.pop(key, None) is not None:
                     self._on_trouble(key)
+            finally:
+                with self._news:
+                    self._taken.discard(self._lane(key))
+                    self._news.notify_all()
 
     def _take(self) -> tuple[K, float] | None:
         with self._news:
             while True:
                 now = time.monotonic()
-                key = min(self._due, key=lambda k: self._due[k].at, default=None)
+                free = (k for k in self._due if self._lane(k) not in self._taken)
+                key = min(free, key=lambda k: self._due[k].at, default=None)
                 if key is not None and self._due[key].at <= now:
+                    self._taken.add(self._lane(key))
                     return key, self._due.pop(key).pause_s
                 if self._closing:
                     return None

@@ -74,7 +74,7 @@ class KubernetesPlatform:
         self._pods_of: dict[str, dict[str, Object]] = {}
         self._deployments_of: dict[str, dict[str, Object]] = {}
         self._reachable: dict[Key, dict[str, list[str]]] = {}  # EndpointSlice -> pods that routers find in it
-        self._hand = Hand(self._make_so, self._wake)
+        self._hand = Hand(self._make_so, self._wake, lane=lambda key: key[0])
         self._pods = Cache(self._cluster, POD, selector=render.OURS, on_change=self._pod_changed, keep=pods.kept)
         self._slices = Cache(
             self._cluster, ENDPOINT_SLICE, selector=render.OURS, on_change=self._slice_changed, keep=pods.kept_slice
