@@ -64,7 +64,7 @@ class Settings:
     max_body: int = MAX_BODY  # bytes
     control: str = ""  # the control API's URL; empty: what the data folder says
     token_file: Path | None = None  # the control API's token; None: the data folder's
-    dataplane: str = ASGI  # or BUILTIN
+    dataplane: str = BUILTIN  # or ASGI
     connections: int = CONNECTIONS  # of callers
     client_connections: int = CONNECTIONS // 2  # of one client address
     certificate: Certificate | None = None  # None: plain HTTP
@@ -253,7 +253,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--domain", default="localhost", help="NAME.DOMAIN is endpoint NAME; empty: by path only")
     parser.add_argument("--max-body", type=int, default=MAX_BODY, help="bytes of a request body")
-    parser.add_argument("--dataplane", choices=(BUILTIN, ASGI), default=ASGI, help="how scoring requests are passed on")
+    parser.add_argument(
+        "--dataplane", choices=(BUILTIN, ASGI), default=BUILTIN, help="how scoring requests are passed on"
+    )
     parser.add_argument("--connections", type=int, default=CONNECTIONS, help="of callers, at once")
     parser.add_argument("--client-connections", type=int, default=CONNECTIONS // 2, help="of one client address")
     parser.add_argument(
