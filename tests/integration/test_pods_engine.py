@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from kubeserver import KubeServer, wait_for
 
 IMAGE = "registry.example/runner:1"
 TOKEN = "op_very-secret"
-Make = Callable[[], PodsEngine]
+Make = Callable[..., PodsEngine]
 
 
 @pytest.fixture
@@ -50,10 +51,10 @@ def control() -> Iterator[ControlStub]:
 def make(server: KubeServer, control: ControlStub, tmp_path: Path) -> Iterator[Make]:
     engines: list[PodsEngine] = []
 
-    def start() -> PodsEngine:
+    def start(**more: Any) -> PodsEngine:
         env = {"HEADGATE_CONTROL": control.url, "HEADGATE_TOKEN": TOKEN, "HEADGATE_DATA": "/of/the/controller"}
         data = DataFolder(tmp_path / "data")
-        engine = PodsEngine(data, env=env, cluster=server.cluster(), settings=OpSettings(image=IMAGE))
+        engine = PodsEngine(data, env=env, cluster=server.cluster(), settings=OpSettings(image=IMAGE), **more)
         engine.start()
         engines.append(engine)
         return engine
@@ -204,3 +205,19 @@ def test_pods_of_a_workflow_that_failed_stay_to_be_looked_at_until_newer_ones_fa
         assert ended(engine, f"w{number}").message == "main: it says no"
     wait_for(lambda: len(pods(server)) == 3)
     assert [name[:2] for name in pods(server)] == ["w2", "w3", "w4"]
+
+
+def test_a_pod_that_waits_for_a_node_says_why_in_the_log(
+    make: Make, server: KubeServer, kubelet: Kubelet, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make(clock=lambda: time.time() + 60)  # whatever was just made is a minute old
+    engine.submit(runs("w", "import time; time.sleep(600)"))
+    wait_for(lambda: len(kubelet.started) == 1)
+    full = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node has 4 GPUs"}
+    with server.lock:
+        (pod,) = server.all("pods")
+        server.put("v1", "pods", {**pod, "status": {"phase": "Pending", "conditions": [full]}})
+    wait_for(lambda: "waits: Unschedulable: no node has 4 GPUs" in caplog.text)
+    engine.stop("w")
+    ended(engine, "w")
+    assert caplog.text.count("Unschedulable") == 1

@@ -155,6 +155,23 @@ def test_an_image_that_cannot_be_pulled_is_an_error_after_a_while() -> None:
     assert render.outcome(PULLING, LEAF, age_s=121.0) == Outcome(None, error="ImagePullBackOff: back-off")
 
 
+FULL = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes are available"}
+
+
+@pytest.mark.parametrize(
+    ("pod", "says"),
+    [
+        pytest.param({}, "", id="nobody has looked at it yet"),
+        pytest.param(RUNNING, "", id="it runs"),
+        pytest.param({"status": {"conditions": [FULL]}}, "Unschedulable: 0/2 nodes are available", id="no room"),
+        pytest.param({"status": {"conditions": [{**FULL, "status": "True"}]}}, "", id="scheduled"),
+        pytest.param(PULLING, "ImagePullBackOff: back-off", id="no image"),
+    ],
+)
+def test_why_a_pod_does_not_run_yet_is_known(pod: dict[str, Any], says: str) -> None:
+    assert render.trouble(pod) == says
+
+
 @pytest.mark.parametrize(
     ("template", "reason"),
     [

@@ -26,6 +26,7 @@ from headgate_pipelines.engines.settings import OpSettings
 
 log = logging.getLogger(__name__)
 
+SAY_AFTER_S = 30.0  # a pod usually runs after two
 LOST = "its pod is gone: deleted, or its node was"
 CONTROLLERS_OWN = (contract.ENV_TOKEN, contract.ENV_DATA, contract.ENV_CONTROL_FILE)  # mean nothing in a pod
 
@@ -50,6 +51,7 @@ class Pods:
         self._made: dict[str, Object] = {}  # by us, and not yet in the cache
         self._seen: dict[str, str] = {}  # pods there were -> their workflow
         self._refused: dict[str, str] = {}  # what the cluster will never run -> its words
+        self._said: dict[str, str] = {}  # why a pod waits, as it was logged
         self._asked: set[str] = set()  # pods whose end was asked for
         self._secrets: set[str] = set()  # workflows whose token is there
         self._over: set[str] = set()  # workflows whose pods are of no interest any more
@@ -76,7 +78,7 @@ class Pods:
         self._secrets.discard(workflow)
         self._over.add(workflow)
         for name in [name for name, of in list(self._seen.items()) if of == workflow]:
-            for known in (self._made, self._seen, self._refused):
+            for known in (self._made, self._seen, self._refused, self._said):
                 known.pop(name, None)
             self._asked.discard(name)
         if good:
@@ -103,7 +105,16 @@ class Pods:
         found = self._cache.get(name) or self._made.get(name)
         if found is None:
             return Outcome(None, error=LOST) if name in self._seen else Gone()
-        return render.outcome(found, leaf, age_s=self._clock() - _made_at(found)) or Runs()
+        age_s = self._clock() - _made_at(found)
+        self._say(name, found, age_s)
+        return render.outcome(found, leaf, age_s=age_s) or Runs()
+
+    def _say(self, name: str, found: Object, age_s: float) -> None:
+        """A pod that waits for a node or an image does so in silence otherwise, up to its op's time limit."""
+        why = render.trouble(found) if age_s > SAY_AFTER_S else ""
+        if why and self._said.get(name) != why:
+            log.warning("pod %s waits: %s", name, why)
+            self._said[name] = why
 
     def make(self, name: str, spec: Spec, leaf: Leaf, start: Start, env: Mapping[str, str]) -> None:
         self._token(spec.name, env.get(contract.ENV_TOKEN, ""))

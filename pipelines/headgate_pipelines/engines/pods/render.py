@@ -117,8 +117,21 @@ def outcome(found: Mapping[str, Any], leaf: Leaf, *, age_s: float) -> Outcome | 
         return _ended(found, status, ended, leaf)
     waiting = (container.get("state") or {}).get("waiting") or {}
     if waiting.get("reason") in NO_IMAGE and age_s > PULL_PATIENCE_S:
-        return Outcome(None, error=f"{waiting['reason']}: {waiting.get('message', '')}".strip(": "))
+        return Outcome(None, error=trouble(found))
     return None
+
+
+def trouble(found: Mapping[str, Any]) -> str:
+    """Why a pod does not run yet, when it is more than a matter of seconds; empty: it is not."""
+    status = found.get("status") or {}
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return f"{condition.get('reason', 'not scheduled')}: {condition.get('message', '')}".strip(": ")
+    container: Mapping[str, Any] = next(iter(status.get("containerStatuses") or ()), {})
+    waiting = (container.get("state") or {}).get("waiting") or {}
+    if waiting.get("reason") in NO_IMAGE:
+        return f"{waiting['reason']}: {waiting.get('message', '')}".strip(": ")
+    return ""
 
 
 def _ended(found: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[str, Any] | None, leaf: Leaf) -> Outcome:
