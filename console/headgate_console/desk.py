@@ -50,7 +50,7 @@ class Checked:
 def check(folder: Path) -> Checked:
     from headgate import plugins, reading
     from headgate_console.plans import parameters
-    from headgate_policies import admission
+    from headgate_policies import admission, idle
 
     tree = work_tree(folder)
     settings, found = reading.read_settings(tree)
@@ -61,6 +61,7 @@ def check(folder: Path) -> Checked:
         readings = reading.read_all(tree, settings, catalogue(tree, settings))
         found = (*found, *(f for one in readings.values() for f in one.findings))
         found = (*found, *(f for one in readings.values() for f in reading.check_gates(one, tree, gates)))
+        found = (*found, *(f for one in readings.values() for f in idle.check(one, tree, loaded.adapters)))
         found = (*found, *admission.check(tree, [name for name, one in readings.items() if one.target]))
     finally:
         gc.enable()

@@ -21,7 +21,7 @@ from headgate.process import Settings
 from headgate.reading import Reading
 from headgate.rollout import Head, Release, RevisionState
 from headgate.target import Target
-from headgate_policies import admission
+from headgate_policies import admission, idle
 from headgate_policies.judge import alpha_share, resolve
 
 Gates = Mapping[str, Any]  # by entry point
@@ -80,7 +80,7 @@ def changes(base: Side, head: Side, gates: Gates, rate: float) -> Iterator[Chang
         asked = head.readings[name]
         gated = reading.check_gates(asked, head.tree, parameters(gates))
         admitted = admission.check(head.tree, [name]) if asked.target else ()
-        found = in_order((*asked.findings, *gated, *admitted))
+        found = in_order((*asked.findings, *gated, *idle.check(asked, head.tree, gates), *admitted))
         if any(f.is_error for f in found) or asked.target is None:
             yield Change(name, before, None, findings=found)
         elif before is None or asks_more(before, asked.target):

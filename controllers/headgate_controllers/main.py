@@ -47,7 +47,7 @@ from headgate_controllers.routes import Routes, Workers
 from headgate_controllers.secrets import KeyStore
 from headgate_controllers.tokens import Signers
 from headgate_kit import log, telemetry
-from headgate_policies import admission
+from headgate_policies import admission, idle
 
 if TYPE_CHECKING:  # only a controller in a cluster needs the package `kubernetes`
     from headgate_controllers.leader import Leader
@@ -189,6 +189,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
 
     def checked(reading: Reading, tree: Tree) -> tuple[Finding, ...]:
         found = check_gates(reading, tree, {name: gate.params for name, gate in gates.items()})
+        found = (*found, *idle.check(reading, tree, gates))
         found = (*found, *(admission.check(tree, [reading.target.endpoint]) if reading.target else ()))
         folders = getattr(platform, "runs", "folder") == "folder"
         return (*found, *secretrefs.unsupported(reading.target, tree)) if folders else found

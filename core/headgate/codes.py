@@ -44,6 +44,8 @@ FIELDS: Mapping[str, Entry] = {
                   "Follow the rule's own remedy."),
     "policy-rule": ("A rule of policies/ does not compile, or there are too many.",
                     "Correct it: nothing is let in past it."),
+    "gate-idle": ("A gate judges in no phase of this rollout, so it stops nothing.",
+                  "Give the rollout that phase (`mirror: {percent: 20}`), or the gate other `phases`."),
     "metric-source": ("A gate names a metric source that headgate.yml does not have.",
                       "Add it below `metrics:`, or correct the name."),
     "rollout-steps": ("`steps` does not ascend to 100.", "List ascending percents that end with 100."),

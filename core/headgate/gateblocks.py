@@ -74,7 +74,7 @@ def check(process: Process, files: Sequence[str], tree: Tree, known: Mapping[str
         if resolved is None:
             near = closest(name, known)
             fix = f"did you mean `{near}`?" if near else f"use one of {', '.join(sorted(known))}, or install it"
-            place = _place(files, tree, name)
+            place = place_of(files, tree, name)
             found.append(Finding("gate-unknown", f"there is no gate `{name}`", "no plugin has it", fix, place))
             continue
         gate, implied = resolved
@@ -82,7 +82,7 @@ def check(process: Process, files: Sequence[str], tree: Tree, known: Mapping[str
         if value is not None:
             faults = (*getattr(value, "faults", tuple)(), *_unknown_sources(value, tree))
         for fault in faults:
-            place = _place(files, tree, name, fault.key, fault.line, fault.column)
+            place = place_of(files, tree, name, fault.key, fault.line, fault.column)
             why = f"parameters of the gate `{gate}`"
             fix = fault.fix or "correct or delete it"
             found.append(Finding(fault.code, f"gate `{name}`: {fault.message}", why, fix, place))
@@ -110,7 +110,7 @@ def _unknown_sources(value: Any, tree: Tree) -> list[params.Fault]:
     ]
 
 
-def _place(files: Sequence[str], tree: Tree, name: str, key: str = "", line: int = 0, column: int = 0) -> Place:
+def place_of(files: Sequence[str], tree: Tree, name: str, key: str = "", line: int = 0, column: int = 0) -> Place:
     """Where a gate, or one of its parameters, is written: in rollout.yml, else in headgate.yml.
 
     Args:

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headgate import reading
+from headgate.process import MirrorPhase, Process
+from headgate_kit.worktree import WorkTree
+from headgate_policies.gates.error_rate import gate as error_rate
+from headgate_policies.gates.manual import gate as manual
+from headgate_policies.gates.metric import gate as metric
+from headgate_policies.gates.shape import gate as shape
+from headgate_policies.idle import check, idle, kinds
+
+GATES = {"error-rate": error_rate, "manual": manual, "metric": metric, "schema": shape}
+NO_MIRROR = MirrorPhase(percent=0)
+
+
+@pytest.mark.parametrize(
+    ("process", "expected"),
+    [
+        (Process(), ("mirror", "step", "bake")),
+        (Process(mirror=NO_MIRROR), ("step", "bake")),
+        (Process(steps=(100,)), ("mirror", "bake")),
+    ],
+    ids=["all", "no-mirror", "no-steps"],
+)
+def test_a_process_has_kinds_of_phases(process: Process, expected: tuple[str, ...]) -> None:
+    assert kinds(process) == expected
+
+
+@pytest.mark.parametrize(
+    ("process", "expected"),
+    [
+        (Process(gates={"schema": {}, "error-rate": {}}), []),
+        (Process(mirror=NO_MIRROR, gates={"schema": {}, "error-rate": {}}), [("schema", ("mirror",))]),
+        (Process(mirror=NO_MIRROR, gates={"manual": {"phases": ["mirror"]}}), [("manual", ("mirror",))]),
+        (Process(steps=(100,), gates={"manual": {"phases": ["step"]}}), [("manual", ("step",))]),
+        (Process(mirror=NO_MIRROR, steps=(100,), gates={"metric": {"query": "up", "max_ratio": 2.0}}),
+         [("metric", ("mirror", "step"))]),
+        (Process(gates={"unknown": {}, "manual": {"phases": "nowhere"}}), []),
+    ],
+    ids=["none", "schema", "manual-mirror", "manual-step", "relative-metric", "broken-elsewhere"],
+)  # fmt: skip
+def test_a_gate_that_is_never_asked_is_found(process: Process, expected: list[tuple[str, tuple[str, ...]]]) -> None:
+    assert list(idle(process, GATES)) == expected
+
+
+def test_a_gate_that_somebody_wrote_down_is_warned_of(tmp_path: Path) -> None:
+    folder = tmp_path / "endpoints/fraud"
+    folder.mkdir(parents=True)
+    (folder / "endpoint.yml").write_text("name: fraud\nauth_mode: key\ntraffic: {}\n")
+    (folder / "rollout.yml").write_text("mirror: {percent: 0}\ngates:\n  error-rate: {}\n  schema: {}\n")
+    tree = WorkTree(tmp_path)
+    read = reading.read_all(tree, reading.read_settings(tree)[0])["fraud"]
+    (found,) = check(read, tree, GATES)
+    assert (found.code, str(found.place), found.is_error) == ("gate-idle", "endpoints/fraud/rollout.yml:4:3", False)
+    (folder / "rollout.yml").write_text("mirror: {percent: 0}\n")
+    read = reading.read_all(tree, reading.read_settings(tree)[0])["fraud"]
+    assert check(read, tree, {"mirror-diff": shape}) == ()
