@@ -51,11 +51,11 @@ def test_an_installation_that_is_not_there_is_a_failure(cluster: Cluster) -> Non
 
 
 def test_a_right_that_is_missing_is_named_with_what_it_is_for(server: KubeServer, cluster: Cluster) -> None:
-    server.denied |= {("patch", "deployments"), ("get", "nodes")}
+    server.denied |= {("patch", "deployments"), ("list", "nodes")}
     found = [c for c in checkup.access(cluster, TOLD) if c.state != OK]
     assert [(c.state, c.message) for c in found] == [
         (FAIL, "may not patch deployments.apps: run a revision"),
-        (WARN, "may not get nodes: know what a pool can hold"),
+        (WARN, "may not list nodes: know what a pool can hold"),
     ]
 
 

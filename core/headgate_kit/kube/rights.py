@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 READ = ("get", "list", "watch")
+FOLLOW = ("list", "watch")
 CONTROLLER, ROUTER, WORKFLOW = "controller", "router", "workflow"
 
 
@@ -40,29 +41,29 @@ def _controller(
 ARGO, HEADGATE = "argoproj.io", "headgate.dev"
 RESOURCES = "resources.enabled=true"
 RIGHTS: tuple[Right, ...] = (
-    _controller("", "pods", (*READ, "patch"), "see replicas become ready and die; say which go first"),
-    _controller("", "pods", ("create", "delete"), "run ops", "engine=pods"),
+    _controller("", "pods", (*FOLLOW, "patch"), "see replicas become ready and die; say which go first"),
+    _controller("", "pods", ("get", "create", "delete"), "run ops", "engine=pods"),
     _controller("", "pods/log", ("get",), "show a replica's log, and why it died"),
-    _controller("", "services", ("get", "create", "patch", "delete"), "give a revision's replicas a name"),
-    _controller("discovery.k8s.io", "endpointslices", READ, "know whom routers find"),
-    _controller("", "serviceaccounts", ("get", "create", "patch", "delete"), "an identity per endpoint"),
+    _controller("", "services", ("create", "patch"), "give a revision's replicas a name"),
+    _controller("discovery.k8s.io", "endpointslices", FOLLOW, "know whom routers find"),
+    _controller("", "serviceaccounts", ("create", "patch", "delete"), "an identity per endpoint"),
     _controller("", "secrets", (*READ, "create", "patch", "delete"), "endpoint keys, the control token, tokens of ops"),
-    _controller("", "resourcequotas", READ, "know whether a rollout fits"),
+    _controller("", "resourcequotas", ("list",), "know whether a rollout fits"),
     _controller("", "events", ("create",), "say what was put back", RESOURCES),
     _controller("apps", "deployments", (*READ, "create", "patch", "delete"), "run a revision"),
-    _controller("autoscaling", "horizontalpodautoscalers", ("get", "create", "patch", "delete"), "scale a revision"),
-    _controller("policy", "poddisruptionbudgets", ("get", "create", "patch", "delete"), "keep a replica in a drain"),
-    _controller("networking.k8s.io", "networkpolicies", ("get", "create", "patch", "delete"), "shield models"),
+    _controller("policy", "poddisruptionbudgets", ("create", "patch", "delete"), "keep a replica in a drain"),
+    _controller("networking.k8s.io", "networkpolicies", ("create", "patch"), "shield models"),
     _controller("coordination.k8s.io", "leases", ("get", "create", "patch"), "one controller at a time"),
     _controller(HEADGATE, "onlineendpoints", (*READ, "create", "patch", "delete"), "show endpoints", RESOURCES),
     _controller(HEADGATE, "onlineendpoints/status", ("patch",), "show their state", RESOURCES),
     _controller(HEADGATE, "endpointrollouts", (*READ, "create", "patch", "delete"), "show rollouts", RESOURCES),
     _controller(HEADGATE, "endpointrollouts/status", ("patch",), "show their state", RESOURCES),
-    _controller(ARGO, "workflows", (*READ, "create", "patch", "delete"), "run rollouts", "engine=argo"),
-    _controller(ARGO, "workflowtasksets", READ, "answer steps without a pod", "engine=argo"),
+    _controller(ARGO, "workflows", (*READ, "create", "patch"), "run rollouts", "engine=argo"),
+    _controller(ARGO, "workflowtasksets", FOLLOW, "answer steps without a pod", "engine=argo"),
     _controller(ARGO, "workflowtasksets/status", ("patch",), "answer steps without a pod", "engine=argo"),
-    _controller("", "nodes", READ, "know what a pool can hold", "nodes.read=true", cluster=True),
-    Right(ROUTER, "discovery.k8s.io", "endpointslices", READ, "find replicas, also without a controller"),
+    _controller("", "configmaps", ("get",), "find out how Argo runs light steps", "engine=argo"),
+    _controller("", "nodes", ("list",), "know what a pool can hold", "nodes.read=true", cluster=True),
+    Right(ROUTER, "discovery.k8s.io", "endpointslices", FOLLOW, "find replicas, also without a controller"),
     Right(WORKFLOW, ARGO, "workflowtaskresults", ("create", "patch"), "report what a step gave", "engine=argo"),
 )  # fmt: skip
 
