@@ -1,7 +1,7 @@
 """`python -m bench.judgement [PART ...]`: simulates, prints one table, writes bench/results/judgement.json.
 
 Seeded: every number but the CPU share is the same on every machine. A part that is run alone replaces its own numbers
-in the file and leaves the others.
+in the file and leaves the others; `scale_PART` says with how many of its seeds it was run.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def main(argv: Sequence[str]) -> int:
         lines, found = PARTS[part](given.scale)
         rows += lines
         numbers |= found
-    if given.scale == 1.0:
-        keep("judgement", numbers)
+    keep("judgement", numbers | {f"scale_{part}": given.scale for part in given.parts or PARTS})
     width = 1 + len(NAMES)
     print(
         "\n".join(
