@@ -63,6 +63,7 @@ CASES = (
     Case("wrong number in 10 % of cases", off, 0.1, STRICT),
     Case("wrong number in 1 % of cases", off, 0.01, STRICT),
     Case("wrong number in 0.1 % of cases (tolerated: 0.2 %)", off, 0.001, STRICT),
+    Case("wrong number in 1 % of cases, no noise (min_echoes: 0)", off, 0.01, STRICT | {"min_echoes": 0}),
     Case("an integer off by one, 1 %", off_by_one, 0.01, STRICT),
     Case("a re-ordered ranking, 1 %", reordered, 0.01, STRICT),
     Case("a dropped field, 1 %", dropped, 0.01, STRICT),
