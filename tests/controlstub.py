@@ -15,7 +15,7 @@ class ControlStub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[tuple[str, str]] = []  # path, authorization
         self.bodies: list[dict[str, Any]] = []
-        self.scripted: dict[str, list[tuple[int, dict[str, Any]]]] = {}  # path -> status and reply of the next calls
+        self.scripted: dict[str, list[tuple[int, Any]]] = {}  # path -> status and reply of the next calls
 
     @property
     def url(self) -> str:
@@ -33,6 +33,12 @@ class ControlStub(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: ControlStub
 
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.server.asked.append((path, self.headers.get("Authorization", "")))
+        queue = self.server.scripted.get(path)
+        self._send(*(queue.pop(0) if queue else (404, {})))
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         path = self.path.partition("?")[0]
@@ -40,6 +46,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.bodies.append(body)
         queue = self.server.scripted.get(path)
         status, reply = queue.pop(0) if queue else (200, {"state": "done", "message": f"{path} done", "outputs": {}})
+        self._send(status, reply)
+
+    def _send(self, status: int, reply: Any) -> None:
         content = json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))

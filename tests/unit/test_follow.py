@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from headgate_pipelines import contract, follow
+from controlstub import ControlStub
+from headgate_pipelines import contract, follow, op
 
 
 class Controller:
@@ -68,3 +71,30 @@ def test_a_commit_that_rolls_nothing_out_is_worth_another_try_and_no_more() -> N
     code, message, outputs = run(Controller([shown("succeeded", "bad")]), patience_s=0.0)
     assert (code, outputs) == (contract.AGAIN, {})
     assert message == "fraud has no rollout of c0ffee after 0 s"
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "patience"),
+    [
+        pytest.param("succeeded", contract.DONE, "60", id="succeeded"),
+        pytest.param("failed", contract.NO, "60", id="failed"),
+        pytest.param("", contract.AGAIN, "0", id="nobody knows of one"),
+    ],
+)
+def test_the_op_asks_with_its_token_and_leaves_its_outputs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str, code: int, patience: str
+) -> None:
+    (tmp_path / "token").write_text("operator")
+    with ControlStub() as control:
+        monkeypatch.setenv(contract.ENV_CONTROL, control.url)
+        monkeypatch.setenv(contract.ENV_TOKEN_FILE, str(tmp_path / "token"))
+        monkeypatch.setenv(contract.ENV_OUTPUTS, str(tmp_path / "outputs"))
+        monkeypatch.setenv(contract.ENV_TERMINATION, str(tmp_path / "said"))
+        control.scripted["/endpoints/fraud/rollouts"] = [(200, [shown(state)])] if state else []
+        assert op.main(["rollout", "fraud", "--commit", "c0ffee", "--patience", patience]) == code
+        assert set(control.asked) == {("/endpoints/fraud/rollouts", "Bearer operator")}
+    if state:
+        assert (tmp_path / "outputs" / "state").read_text() == state
+        assert json.loads((tmp_path / "said").read_text())["outputs"]["rollout"] == "ro-fraud-c0ffee-1"
+    else:
+        assert "no rollout of c0ffee" in json.loads((tmp_path / "said").read_text())["message"]
