@@ -24,7 +24,7 @@ class Nodes:
         self.namespace = namespace
         self.refusal = ""  # why no pod can be made: a quota, a webhook
         self._said: dict[str, Mapping[str, Any]] = {}  # pod, or Deployment: of all its pods
-        self._made = 0
+        self._made = self._says = 0
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, name="nodes", daemon=True)
 
@@ -39,20 +39,27 @@ class Nodes:
     def say(self, name: str, status: Mapping[str, Any]) -> None:
         """The status of a pod, or of every pod of a Deployment."""
         self._said[name] = status
+        self._says += 1
 
     def _run(self) -> None:
+        seen: object = None
         while not self._ends.wait(TICK_S):
             with self.server.lock:
+                asked = (self.server.version, self.refusal, self._says)
+                if asked == seen:
+                    continue
+                seen = asked
                 wanted = [d for d in self.server.all("deployments") if d["metadata"]["namespace"] == self.namespace]
+                owned: dict[str, list[Object]] = {}
+                for pod in self.server.all("pods"):
+                    owned.setdefault(pod["metadata"]["ownerReferences"][0]["uid"], []).append(pod)
                 for deployment in wanted:
-                    self._roll(deployment)
+                    self._roll(deployment, owned.get(deployment["metadata"]["uid"], []))
 
-    def _roll(self, deployment: Object) -> None:
+    def _roll(self, deployment: Object, mine: list[Object]) -> None:
         name = deployment["metadata"]["name"]
         template = deployment["spec"]["template"]
         mark = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:8]
-        every = [p for p in self.server.all("pods") if p["metadata"]["name"].startswith(f"{name}-")]
-        mine = [p for p in every if p["metadata"]["ownerReferences"][0]["uid"] == deployment["metadata"]["uid"]]
         alive = [p for p in mine if p.get("status", {}).get("phase") != "Failed"]
         count = deployment["spec"].get("replicas", 1)
         for old in [p for p in alive if f"-{mark}-" not in p["metadata"]["name"]]:
