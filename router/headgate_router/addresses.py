@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from headgate import plugins
+from headgate import codec, plugins
+from headgate.findings import TransientError
 from headgate.ports import Resolver
 from headgate.table import RouteRevision, RouteTable
+from headgate_kit.files import write_atomic
 from headgate_router.resolvers.table import Table
 
 log = logging.getLogger("headgate.router")
 
 TABLE = "table"  # the adapter of rows that list their addresses
 GROUP = "headgate.resolver"
+SAVE_S = 1.0  # after a change
 FIRST_S = 2.0  # a table waits so long for the addresses of what it gives traffic
 
 Key = str | tuple[str, ...]  # a service, or the addresses themselves
@@ -38,19 +42,26 @@ class Addresses:
 
     Args:
         moved: told the service whose addresses are others now; never for rows that list theirs.
+        file: keeps the last known addresses of services, for a start while their source is away; None: they are not.
         resolvers: scheme -> adapter, beside `table`; None: those installed, made when first needed.
     """
 
-    def __init__(self, moved: Callable[[str], None], resolvers: Mapping[str, Resolver] | None = None) -> None:
+    def __init__(
+        self, moved: Callable[[str], None], resolvers: Mapping[str, Resolver] | None = None, file: Path | None = None
+    ) -> None:
         self._moved = moved
         self._resolvers: dict[str, Resolver] = {TABLE: Table(), **(resolvers or {})}
         self._installed = resolvers is None
         self._followed: dict[Key, _Followed] = {}
         self._news = asyncio.Event()
+        self._file = file
+        self._last = _read(file)
+        self._saving: asyncio.TimerHandle | None = None
 
     def of(self, revision: RouteRevision) -> tuple[str, ...]:
-        """What is known; (): no replica, or not known yet."""
-        return self._follow(revision).addresses or ()
+        """What is known, or was when this worker last ran; (): no replica, or not known yet."""
+        known = self._follow(revision).addresses
+        return known if known is not None else self._last.get(revision.service, ())
 
     def last(self, revision: RouteRevision) -> tuple[str, ...]:
         """The same, without beginning to look."""
@@ -85,14 +96,21 @@ class Addresses:
         wanted = {_key(r) for route in table.endpoints.values() for r in route.revisions}
         for key in self._followed.keys() - wanted:
             self._end(self._followed.pop(key))
+        self._last = {service: known for service, known in self._last.items() if service in wanted}
 
-    def every(self) -> Iterable[str]:
-        return (address for followed in self._followed.values() for address in followed.addresses or ())
+    def every(self) -> Iterator[str]:
+        for followed in self._followed.values():
+            known = followed.addresses
+            yield from known if known is not None else self._last.get(followed.service, ())
 
     async def close(self) -> None:
         for followed in self._followed.values():
             self._end(followed)
         self._followed.clear()
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
+            await asyncio.to_thread(_write, self._file, dict(self._last))
         for resolver in self._resolvers.values():
             await resolver.close()
 
@@ -111,7 +129,18 @@ class Addresses:
         before, followed.addresses = followed.addresses, addresses
         self._news.set()
         if followed.service and before != addresses:
+            self._last[followed.service] = addresses
+            self._save()
             self._moved(followed.service)
+
+    def _save(self) -> None:
+        """Soon, and once for many changes."""
+        if self._file is not None and self._saving is None:
+            self._saving = asyncio.get_running_loop().call_later(SAVE_S, self._write)
+
+    def _write(self) -> None:
+        self._saving = None
+        asyncio.get_running_loop().run_in_executor(None, _write, self._file, dict(self._last))
 
     def _resolver(self, scheme: str) -> Resolver:
         if scheme not in self._resolvers and self._installed:
@@ -128,6 +157,27 @@ class Addresses:
     def _end(followed: _Followed) -> None:
         if followed.end is not None:
             followed.end()
+
+
+def _read(file: Path | None) -> dict[str, tuple[str, ...]]:
+    """Nothing when there is nothing that can be read: a resolver will say."""
+    if file is None or not file.exists():
+        return {}
+    try:
+        return codec.decode(dict[str, tuple[str, ...]], file.read_bytes())
+    except (OSError, codec.CodecError) as error:
+        log.warning("the addresses on disk cannot be read: %s", error)
+        return {}
+
+
+def _write(file: Path | None, known: Mapping[str, tuple[str, ...]]) -> None:
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(file, codec.canonical(known))
+    except (OSError, TransientError) as error:  # serving goes on; only a start without a source suffers
+        log.error("the addresses known were not saved: %s", error)
 
 
 def _key(revision: RouteRevision) -> Key:

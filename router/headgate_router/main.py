@@ -81,7 +81,8 @@ class Worker:
         """`resolvers`: see `Addresses`; None: those installed."""
         draws = random.Random()  # seeded by the system: workers must not draw alike
         self.settings = settings
-        self.routes = Routes(draws, resolvers)
+        known = settings.data.tables / f"{settings.worker}.addresses.json"
+        self.routes = Routes(draws, resolvers, known)
         self.book = Book(time.monotonic())
         self.mirrors = Mirrors(self.book)
         announced = Announced(settings.data, settings.control, settings.token_file)

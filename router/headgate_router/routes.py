@@ -6,6 +6,7 @@ worker only those it serves. Pools, limits and ejections outlive a swap; the run
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
@@ -76,9 +77,12 @@ def _path_or_all(text: str) -> Path:
 class Routes:
     """Not thread-safe: one event loop."""
 
-    def __init__(self, random: Random, resolvers: Mapping[str, Resolver] | None = None) -> None:
+    def __init__(
+        self, random: Random, resolvers: Mapping[str, Resolver] | None = None, addresses: pathlib.Path | None = None
+    ) -> None:
+        """`resolvers` and `addresses`, a file: see `Addresses`."""
         self._random = random
-        self.addresses = Addresses(self._moved, resolvers)
+        self.addresses = Addresses(self._moved, resolvers, addresses)
         self.issuers = Issuers()
         self._live: dict[str, LiveRoute] = {}
         self._replicas: dict[str, Replica] = {}

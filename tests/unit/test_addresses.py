@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+
+import pytest
 
 from headgate.table import EndpointRoute, RouteRevision, RouteTable, seal
 from headgate_router.addresses import Addresses
@@ -104,3 +107,51 @@ def test_what_the_table_holds_no_more_is_followed_no_more() -> None:
     assert set(known.every()) == {TWO}
     asyncio.run(known.close())
     assert resolver.ended == ["told:a", "told:b", "closed"]
+
+
+def test_what_was_known_is_there_at_the_next_start_until_the_source_says_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "tables/router-0.addresses.json"
+
+    async def first() -> None:
+        resolver = Told()
+        known = Addresses([].append, {"told": resolver}, file)
+        for service in ("told:a", "told:b"):
+            known.of(found(service))
+            resolver.followers[service]((ONE,))
+        known.keep(table(found("told:a")))
+        await known.close()
+
+    async def second() -> None:
+        resolver, moved = Told(), list[str]()
+        known = Addresses(moved.append, {"told": resolver}, file)
+        assert await known.known(table(found("told:a")), 0.01) is False, "what was is not what is"
+        assert (known.of(found("told:a")), set(known.every())) == ((ONE,), {ONE})
+        assert known.of(found("told:b")) == (), "no table named it any more"
+        resolver.followers["told:a"]((TWO,))
+        assert (known.of(found("told:a")), moved) == ((TWO,), ["told:a"])
+        await known.close()
+
+    asyncio.run(first())
+    asyncio.run(second())
+
+
+@pytest.mark.parametrize("content", ["", "[1", '{"told:a": 5}'], ids=["empty", "cut", "odd"])
+def test_a_file_that_cannot_be_read_is_nothing_known(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "addresses.json"
+    file.write_text(content)
+    assert Addresses([].append, {"told": Told()}, file).of(found("told:a")) == ()
+
+
+def test_a_place_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "taken").write_text("")
+
+    async def scenario() -> None:
+        resolver = Told()
+        known = Addresses([].append, {"told": resolver}, tmp_path / "taken/addresses.json")
+        known.of(found())
+        resolver.followers["told:fraud"]((ONE,))
+        assert known.of(found()) == (ONE,)
+        await known.close()
+
+    asyncio.run(scenario())
+    assert "the addresses known were not saved" in caplog.text

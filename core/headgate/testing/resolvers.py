@@ -10,7 +10,7 @@ from headgate.ports import Resolver
 from headgate.table import RouteRevision
 from headgate.testing.suite import Suite, Wait
 
-ONE, TWO, THREE = "http://127.0.0.1:8081", "http://127.0.0.2:8081", "http://127.0.0.3:8081"
+ONE, TWO, THREE = (f"http://10.1.0.{number}:8081" for number in (1, 2, 3))  # clusters refuse loopback addresses
 
 
 @dataclass(frozen=True, slots=True)
