@@ -25,6 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "dist" / "images.json"
 POOL = os.environ.get("HEADGATE_E2E_POOL", "")  # value of headgate.dev/pool of the nodes to use; empty: any
+CLAIMS = os.environ.get("HEADGATE_E2E_CLAIMS") == "1"  # this cluster binds volume claims
 REGISTRY = os.environ.get("HEADGATE_E2E_REGISTRY", "")
 FORWARDED = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) -> ")
 SCORE = """
@@ -179,7 +180,8 @@ class Installation:
             "registry.url": f"{REGISTRY}/{self.namespace}",
             "registry.insecure": "true",
             "registry.address": self._registry_address(),
-            "controller.persistence.enabled": "false",
+            "controller.persistence.enabled": str(CLAIMS).lower(),
+            "controller.persistence.size": "100Mi",
             "builds.memory": "512Mi",
             "builds.cpus": "50m",
             "controller.resources.requests.cpu": "20m",  # small nodes are enough, and others may be there too
