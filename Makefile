@@ -16,7 +16,7 @@ NONE_IS_FINE := $(if $(ARGS),|| test $$? -eq 5)
 PACKAGES := core policies pipelines controllers router serving console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test e2e check lint format types layers golden manifests bench-control bench-judgement bench-cluster docs images lock clean
+.PHONY: help setup demo test fuzz e2e check lint format types layers golden manifests bench-control bench-judgement bench-cluster docs images lock clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test: setup  ## All tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/e2e --ignore tests/faults $(ARGS) $(NONE_IS_FINE)
 	@# One after the other: these measure a whole system, and each takes the machine for itself.
 	$(BIN)/python -m pytest tests/e2e tests/faults $(ARGS) $(NONE_IS_FINE)
+
+fuzz: setup  ## The router's parsers on random bytes, for longer than in `make test`
+	HEADGATE_FUZZ=100 $(BIN)/python -m pytest tests/property/test_protocol.py $(ARGS)
 
 check: lint types layers test  ## All there is to hold: format, lint, types, layers, tests
 
