@@ -87,6 +87,19 @@ def received(sent: Mapping[str, Any]) -> RouteTable:
     return table
 
 
+def keeping(table: RouteTable, serving: RouteTable | None) -> RouteTable:
+    """The same table, with the very routes of the one served by where they are equal: what did not change is then told
+    by identity, and neither checked nor made ready again.
+    """
+    if serving is None:
+        return table
+    endpoints = dict(table.endpoints)
+    for name, route in serving.endpoints.items():
+        if endpoints.get(name) == route:
+            endpoints[name] = route
+    return replace(table, endpoints=endpoints)
+
+
 def problems(table: RouteTable, serving: RouteTable | None = None) -> tuple[str, ...]:
     """Why a router must refuse this table, given the one it serves; empty: accept."""
     found: list[str] = []
@@ -94,8 +107,10 @@ def problems(table: RouteTable, serving: RouteTable | None = None) -> tuple[str,
         found.append(f"schema {table.schema} is newer than {SCHEMA}")
     if serving is not None and table.generation < serving.generation:
         found.append(f"generation {table.generation} is older than {serving.generation}")
+    checked = serving.endpoints if serving is not None else {}
     for name, route in table.endpoints.items():
-        found += [f"{name}: {text}" for text in _route_problems(name, route)]
+        if checked.get(name) is not route:
+            found += [f"{name}: {text}" for text in _route_problems(name, route)]
     return tuple(found)
 
 

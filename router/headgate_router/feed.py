@@ -22,7 +22,7 @@ from headgate import codec
 from headgate.control import EXCHANGE_HOLD_S, Ack, ExchangeReply, ExchangeRequest
 from headgate.evidence import Batch
 from headgate.findings import TransientError
-from headgate.table import RouteTable, problems, received
+from headgate.table import RouteTable, keeping, problems, received
 from headgate_kit.files import write_atomic
 from headgate_kit.layout import DataFolder
 from headgate_router.count import Book
@@ -35,6 +35,7 @@ log = logging.getLogger("headgate.router")
 ANSWER_S = EXCHANGE_HOLD_S + 4.0  # a controller that is silent for longer is gone
 RETRY_S = 0.1  # plus as much again at random, so that workers do not dial in step
 MAX_REPLY = 256 * 1024 * 1024  # bytes
+MANY = 200  # endpoints of a table that is read beside the event loop
 MAX_REASONS = 20  # of a refused table that are reported
 
 
@@ -132,7 +133,7 @@ class Feed:
             sent: the table's decoded JSON.
         """
         try:
-            table = received(sent)
+            table = await self._read(sent)
         except codec.CodecError as error:
             return self._refuse(str(error))
         addresses = self._routes.addresses
@@ -146,6 +147,14 @@ class Feed:
         self._book.forget(table)
         self._save(sent)
         return True
+
+    async def _read(self, sent: Mapping[str, Any]) -> RouteTable:
+        """Raises CodecError. A table of thousands of endpoints is read beside the event loop: callers do not wait."""
+        endpoints = sent.get("endpoints")
+        serving = self._routes.table
+        if isinstance(endpoints, Mapping) and len(endpoints) > MANY:
+            return await asyncio.to_thread(lambda: keeping(received(sent), serving))
+        return keeping(received(sent), serving)
 
     def _refuse(self, *reasons: str) -> bool:
         self.tables_refused += 1
