@@ -237,7 +237,7 @@ class Installation:
                 f"environment_variables: {{WORD: {word}}}\ninstance_type: small\ninstance_count: 1\n"
             ),
             "deployments/sample-request.json": '{"name": "ada"}\n',
-            "rollout.yml": "mirror: {percent: 0}\nsteps: [50, 100]\nsoak: 1s\nmax_soak: 3m\n",
+            "rollout.yml": "mirror: {percent: 0}\nsteps: [50, 100]\nsoak: 1s\nmax_soak: 3m\ngates: {error-rate: {}}\n",
             "code/score.py": SCORE,
             "code/conda.yml": "dependencies: [python]\n",
             "model/weights.txt": "1\n",
