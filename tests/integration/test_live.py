@@ -145,6 +145,38 @@ def test_a_rotated_key_stops_working_and_the_other_goes_on(system: System) -> No
     eventually(lambda: system.invoke().code == Exit.OK)
 
 
+def test_an_endpoint_takes_tokens_when_its_yaml_says_so_and_keys_again_after(system: System) -> None:
+    endpoint = system.repo / "endpoints/hello/endpoint.yml"
+    written = endpoint.read_text()
+    key = json.loads(system.run("keys", "show", "hello", "-o", "json").out)["primary"]
+    by_key = ("-H", f"Authorization: Bearer {key}")
+    endpoint.write_text(written.replace("auth_mode: key", "auth_mode: aml_token"))
+    system.push("hello: tokens")
+    eventually(lambda: system.invoke(*by_key).code == Exit.REFUSED)
+    assert system.invoke().code == Exit.OK, "it asks for a token by itself"
+    shown = system.run("keys", "show", "hello")
+    assert (shown.code, "error[auth-mode]" in shown.err) == (Exit.REFUSED, True)
+    issued = system.run("keys", "token", "hello", "--ttl", "10m")
+    assert issued.code == Exit.OK
+    by_token = ("-H", f"Authorization: Bearer {issued.out.strip()}")
+    assert system.invoke(*by_token).code == Exit.OK
+    assert system.run("keys", "rotate", "hello", "--key-type", "signing").code == Exit.OK
+    eventually(lambda: system.invoke(*by_token).code == Exit.REFUSED)
+    endpoint.write_text(written)
+    system.push("hello: keys again")
+    eventually(lambda: system.invoke(*by_key).code == Exit.OK)
+
+
+def test_the_live_table_is_shown_with_what_was_counted(system: System) -> None:
+    assert system.invoke().code == Exit.OK
+    eventually(lambda: json.loads(system.run("routes", "hello", "-o", "json").out)["routes"][0]["observed"] == 1.0)
+    shown = system.run("routes")
+    assert shown.code == Exit.OK
+    assert "100 %" in shown.out
+    assert "served by 1 of 1 workers" in shown.out
+    assert system.run("routes", "nope").code == Exit.NOT_FOUND
+
+
 @pytest.mark.parametrize(
     ("container", "says"), [("inference-server", "the model is ready"), ("storage-initializer", "greeting/1")]
 )
