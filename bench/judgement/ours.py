@@ -34,7 +34,7 @@ def false_abort(phases: Sequence[Phase]) -> Outcome:
         failed = [v.gate for v in analysis.verdicts() if v.result is Result.FAIL]
         if failed:
             return Outcome("failed", (index + 1) * phase.looks // LOOKS_A_MINUTE, failed[0])
-        reference = _stable(phase) if phase.share < 1 else reference
+        reference = add([reference, _stable(phase)])
     return Outcome("promoted")
 
 
@@ -55,7 +55,7 @@ def rollout(phases: Sequence[Phase]) -> Outcome:
                 break
         if not passed:
             return Outcome("held", minute, next(v.gate for v in verdicts if v.result is not Result.PASS))
-        reference = _stable(phase) if phase.share < 1 else reference
+        reference = add([reference, _stable(phase)])
     return Outcome("promoted", minute)
 
 

@@ -25,6 +25,9 @@ class Evidence:
         self._heads = heads
         self._clock = clock
         self._lock = threading.Lock()
+        self._references: dict[
+            str, tuple[tuple[str, str], Counts]
+        ] = {}  # endpoint -> its op at the bake, what was before
         self._looks: dict[tuple[str, str], list[Look]] = {}  # (rollout, op) -> looks, in order
         self._recent: dict[str, deque[tuple[float, dict[str, int]]]] = defaultdict(deque)
         self._totals: dict[tuple[str, str, str], int] = defaultdict(int)  # (endpoint, revision, outcome) for /metrics
@@ -150,13 +153,18 @@ class Evidence:
         )
 
     def _reference(self, rollout: Rollout, op: OpRecord) -> Counts:
-        """The stable's counts of the last op before this one that had any: all that is left to compare with."""
-        names = [o.name for o in rollout.ops]
-        for name in reversed(names[: names.index(op.name)]):
-            stable = [look.stable for look in self._record.looks(rollout.id, name) if look.stable.requests]
-            if stable:
-                return add(stable)
-        return NOTHING
+        """The stable's counts of every op before this one: all that is left to compare with, and the longer the better.
+
+        Those ops are over, so it is read once.
+        """
+        key = (rollout.id, op.name)
+        known = self._references.get(rollout.target.endpoint)
+        if known is None or known[0] != key:
+            names = [o.name for o in rollout.ops]
+            looks = [look for name in names[: names.index(op.name)] for look in self._record.looks(rollout.id, name)]
+            stable = [look.stable for look in looks if look.stable.requests]
+            known = self._references[rollout.target.endpoint] = (key, add(stable) if stable else NOTHING)
+        return known[1]
 
     def _count(self, batch: Batch) -> None:
         now = self._clock()

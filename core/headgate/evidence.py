@@ -202,7 +202,7 @@ class Look:
     seconds: float
     candidate: Counts = NOTHING  # mirror: answers to copies; step, bake: live
     stable: Counts = NOTHING  # live; empty at bake
-    reference: Counts = NOTHING  # bake only: the stable's counts of the step before
+    reference: Counts = NOTHING  # bake only: the stable's counts of all ops before
     pairs: tuple[Pair, ...] = ()  # compare and echo
     approvals: tuple[Approval, ...] = ()
     samples: tuple[Sample, ...] = ()

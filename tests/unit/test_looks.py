@@ -112,6 +112,13 @@ def test_a_bake_is_judged_by_what_the_stable_did_before(desk: Desk) -> None:
     desk.receive(Batch("fraud", generation, 1.0, {B: counts(80)}, {G: counts(20)}))
     desk.receive(Batch("fraud", generation, 1.0, {B: counts(40, 1)}, {G: counts(10)}))
     world.result = Result.PASS
+    while op(world.head)[1] != "step-5":
+        world.now += 600
+        world.step()
+    world.result = Result.INCONCLUSIVE
+    world.run()
+    desk.receive(Batch("fraud", op(desk.be(world))[2], 1.0, {B: counts(95, 5), G: counts(5)}))
+    world.result = Result.PASS
     while op(world.head)[1] != "step-100":
         world.now += 600
         world.step()
@@ -122,7 +129,9 @@ def test_a_bake_is_judged_by_what_the_stable_did_before(desk: Desk) -> None:
     desk.receive(Batch("fraud", generation, 1.0, {G: counts(100)}))
     (look,) = desk.evidence.looks(rollout, name)
     assert (look.phase, look.candidate, look.stable) == ("bake", counts(100), Counts())
-    assert look.reference.outcomes == {Outcome.OK: 120, Outcome.MODEL_ERROR: 1}
+    assert look.reference.outcomes == {Outcome.OK: 215, Outcome.MODEL_ERROR: 6}, "of every op before it"
+    desk.receive(Batch("fraud", generation, 1.0, {G: counts(100)}))
+    assert [found.reference for found in desk.evidence.looks(rollout, name)] == [look.reference] * 2
 
 
 def test_shares_are_of_the_last_minute(desk: Desk) -> None:
