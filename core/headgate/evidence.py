@@ -34,6 +34,8 @@ def bucket_ms(index: int) -> float:
     return FIRST_BUCKET_MS * BUCKET_GROWTH**index
 
 
+# Of an event stream, in milliseconds: to its first event, the longest gap between two, the mean between two.
+STREAM_TIMES = ("first_event", "gap", "pace")
 SIZE_CLASSES = 8  # of requests, by the bytes of their body
 
 
@@ -68,6 +70,8 @@ class Counts:
     latency: Mapping[int, int] = field(default_factory=dict)  # bucket -> requests that got a whole answer or timed out
     first_byte: Mapping[int, int] = field(default_factory=dict)  # bucket -> requests, to the answer's first byte
     sizes: Mapping[int, Mapping[int, int]] = field(default_factory=dict)  # size class -> its part of `latency`
+    streams: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # of STREAM_TIMES -> bucket -> event streams
+    finishes: Mapping[str, int] = field(default_factory=dict)  # how an event stream ended -> streams; `broken`: cut off
 
     @property
     def requests(self) -> int:
@@ -107,13 +111,15 @@ def add(parts: Sequence[Counts]) -> Counts:
         _summed([part.outcomes for part in parts]),
         _summed([part.latency for part in parts]),
         _summed([part.first_byte for part in parts]),
-        _by_size([part.sizes for part in parts]),
+        _nested([part.sizes for part in parts]),
+        _nested([part.streams for part in parts]),
+        _summed([part.finishes for part in parts]),
     )
 
 
-def _by_size(parts: Sequence[Mapping[int, Mapping[int, int]]]) -> dict[int, dict[int, int]]:
-    classes = {index for part in parts for index in part}
-    return {index: _summed([part[index] for part in parts if index in part]) for index in sorted(classes)}
+def _nested(parts: Sequence[Mapping[K, Mapping[int, int]]]) -> dict[K, dict[int, int]]:
+    keys = {key for part in parts for key in part}
+    return {key: _summed([part[key] for part in parts if key in part]) for key in sorted(keys, key=str)}
 
 
 def _summed(parts: Sequence[Mapping[K, int]]) -> dict[K, int]:

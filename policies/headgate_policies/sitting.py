@@ -99,7 +99,7 @@ def broken(look: Look) -> str:
         return f"time {look.at}, duration {look.seconds} s"
     for role, counts in (("candidate", look.candidate), ("stable", look.stable), ("reference", look.reference)):
         for name, found in _named(counts):
-            bad = _bad(found, buckets=name != "outcomes")
+            bad = _bad(found, buckets=name not in ("outcomes", "finishes"))
             if bad:
                 return f"{role} {name} {bad}"
     odd = [s for s in look.samples if s.value is not None and not math.isfinite(s.value)]
@@ -110,7 +110,9 @@ def _named(counts: Counts) -> tuple[tuple[str, Mapping[Any, int]], ...]:
     if counts is NOTHING:
         return ()
     sizes = tuple((f"size class {index}", found) for index, found in counts.sizes.items())
-    return (("outcomes", counts.outcomes), ("latency", counts.latency), ("first_byte", counts.first_byte), *sizes)
+    streams = tuple((f"stream {name}", found) for name, found in counts.streams.items())
+    named = (("outcomes", counts.outcomes), ("finishes", counts.finishes), ("latency", counts.latency))
+    return (*named, ("first_byte", counts.first_byte), *sizes, *streams)
 
 
 def _bad(counts: Mapping[Any, Any], *, buckets: bool) -> str:

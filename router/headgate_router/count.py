@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from headgate.evidence import Batch, Counts, Outcome, Pair, bucket, size_class
+from headgate.evidence import STREAM_TIMES, Batch, Counts, Outcome, Pair, bucket, size_class
 from headgate.table import RouteTable
+from headgate_router.streams import Stream
 
 K = TypeVar("K")
 
@@ -24,17 +25,25 @@ MAX_PAIR_BYTES = 16 * 1024 * 1024  # of all pairs that wait for the controller
 class Slots:
     """One revision under one generation."""
 
-    __slots__ = ("first_byte", "latency", "outcomes", "sizes", "statuses")
+    __slots__ = ("finishes", "first_byte", "latency", "outcomes", "sizes", "statuses", "streams")
 
     def __init__(self) -> None:
         self.outcomes: dict[str, int] = {}
         self.latency: dict[int, int] = {}
         self.first_byte: dict[int, int] = {}
         self.sizes: dict[int, dict[int, int]] = {}
+        self.streams: dict[str, dict[int, int]] = {}
+        self.finishes: dict[str, int] = {}
         self.statuses: dict[int, int] = {}
 
     def add(
-        self, outcome: Outcome, status: int, whole_ms: float | None, first_ms: float | None, size: int | None = None
+        self,
+        outcome: Outcome,
+        status: int,
+        whole_ms: float | None,
+        first_ms: float | None,
+        size: int | None = None,
+        stream: Stream | None = None,
     ) -> None:
         """Counts one request that ended. None: it did not get that far; `size`: bytes of its body, None: not known."""
         key = outcome.value
@@ -49,6 +58,16 @@ class Slots:
         if first_ms is not None:
             index = bucket(first_ms)
             self.first_byte[index] = self.first_byte.get(index, 0) + 1
+        if stream is not None and outcome is not Outcome.CLIENT_GONE:
+            self._add_stream(outcome, stream)
+
+    def _add_stream(self, outcome: Outcome, stream: Stream) -> None:
+        finish = stream.finish if outcome is Outcome.OK else "broken"
+        self.finishes[finish] = self.finishes.get(finish, 0) + 1
+        for name, ms in zip(STREAM_TIMES, (stream.first, stream.gap, stream.pace), strict=True):
+            if ms is not None:
+                found = self.streams.setdefault(name, {})
+                found[bucket(ms)] = found.get(bucket(ms), 0) + 1
 
     def merge(self, other: Slots) -> None:
         _add(self.outcomes, other.outcomes)
@@ -57,9 +76,12 @@ class Slots:
         _add(self.statuses, other.statuses)
         for index, found in other.sizes.items():
             _add(self.sizes.setdefault(index, {}), found)
+        for name, found in other.streams.items():
+            _add(self.streams.setdefault(name, {}), found)
+        _add(self.finishes, other.finishes)
 
     def counts(self) -> Counts:
-        return Counts(self.outcomes, self.latency, self.first_byte, self.sizes)
+        return Counts(self.outcomes, self.latency, self.first_byte, self.sizes, self.streams, self.finishes)
 
 
 def _add(into: dict[K, int], more: Mapping[K, int]) -> None:
@@ -126,6 +148,7 @@ class Book:
         *,
         chosen: bool = False,
         size: int | None = None,
+        stream: Stream | None = None,
     ) -> None:
         """A caller's request to a revision has ended. `chosen`: by the caller's header, not by the split."""
         page = self._page(endpoint, generation)
@@ -134,7 +157,7 @@ class Book:
         slots = page.live.get(revision)
         if slots is None:
             slots = page.live[revision] = Slots()
-        slots.add(outcome, status, whole_ms, first_ms, size)
+        slots.add(outcome, status, whole_ms, first_ms, size, stream)
         page.statuses[status] = page.statuses.get(status, 0) + 1
 
     def refused(self, endpoint: str, generation: int, status: int) -> None:
@@ -158,11 +181,12 @@ class Book:
         first_ms: float | None,
         *,
         size: int | None = None,
+        stream: Stream | None = None,
     ) -> None:
         """A compare copy has ended."""
         page = self._page(endpoint, generation)
         slots = page.mirrored.setdefault(revision, Slots())
-        slots.add(outcome, status, whole_ms, first_ms, size)
+        slots.add(outcome, status, whole_ms, first_ms, size, stream)
 
     def dropped(self, endpoint: str, generation: int, why: str, n: int = 1) -> None:
         """A copy was not sent, or not paired."""

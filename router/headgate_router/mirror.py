@@ -20,6 +20,7 @@ from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.client import Connection, TimedOut, UpstreamError
 from headgate_router.redact import Path, blank
 from headgate_router.routes import LiveMirror, LiveRoute
+from headgate_router.streams import Stream, opened
 from headgate_router.upstream import Ask, Message, NoReplica
 
 MAX_RUNNING = 64  # copies at once, per worker
@@ -118,6 +119,7 @@ class Mirrors:
         started = time.perf_counter()
         seen: Seen | None = None
         first_ms: float | None = None
+        stream: Stream | None = None
         status = 0
         try:
             answering = await Ask(target.copies, marked(copy), may_repeat=True).answer(timeout_s)
@@ -129,8 +131,9 @@ class Mirrors:
         else:
             first_ms = _since(started)
             status = answering.connection.status
+            stream = opened(answering.connection.fields) if 200 <= status < 300 else None
             try:
-                seen = await _whole(target.route.revision, answering.connection)
+                seen = await _whole(target.route.revision, answering.connection, stream, started)
                 outcome = Outcome.OK if 200 <= status < 300 else Outcome.MODEL_ERROR
             except TimedOut:
                 outcome = Outcome.TIMEOUT
@@ -139,14 +142,25 @@ class Mirrors:
             finally:
                 answering.close()
         measured = _since(started) if seen is not None or outcome is Outcome.TIMEOUT else None
-        self._count(copy, outcome, status, measured, first_ms)
+        if stream is not None and seen is None:
+            stream.broke(_since(started))
+        self._count(copy, outcome, status, measured, first_ms, stream)
         self._pair(copy, seen)
 
-    def _count(self, copy: Copy, outcome: Outcome, status: int, whole_ms: float | None, first_ms: float | None) -> None:
+    def _count(
+        self,
+        copy: Copy,
+        outcome: Outcome,
+        status: int,
+        whole_ms: float | None,
+        first_ms: float | None,
+        stream: Stream | None,
+    ) -> None:
         if copy.mirror.kind is PairKind.COMPARE:
             route, revision = copy.route.route, copy.mirror.target.route.revision
+            said = (outcome, status, whole_ms, first_ms)
             size = len(copy.message.body)
-            self._book.mirrored(route.name, route.generation, revision, outcome, status, whole_ms, first_ms, size=size)
+            self._book.mirrored(route.name, route.generation, revision, *said, size=size, stream=stream)
 
     def _pair(self, copy: Copy, seen: Seen | None) -> None:
         if copy.live is None:
@@ -174,12 +188,14 @@ def marked(copy: Copy) -> Message:
     return replace(copy.message, fields=copy.message.fields + mark)
 
 
-async def _whole(revision: str, connection: Connection) -> Seen:
+async def _whole(revision: str, connection: Connection, stream: Stream | None, started: float) -> Seen:
     """Reads to the end, keeping no more than a pair may hold."""
     kept: list[bytes] = []
     size = 0
     ends = time.monotonic() + MAX_SECONDS
     while chunk := await connection.read():
+        if stream is not None:
+            stream.add(chunk, _since(started))
         if size < MAX_BODY:
             kept.append(chunk[: MAX_BODY - size])
         size += len(chunk)

@@ -21,6 +21,7 @@ from headgate_router.dataplanes.builtin.client import Abandoned, Connection, Tim
 from headgate_router.mirror import Copy, Mirrors, Seen
 from headgate_router.refusals import CLIENT_GONE, Refusal
 from headgate_router.routes import LiveMirror, LiveRevision, LiveRoute, Routes
+from headgate_router.streams import Stream
 from headgate_router.upstream import Message, NoReplica
 
 MAX_BODY = 100 * 1024 * 1024  # bytes of a request; Azure's managed endpoints take less
@@ -68,6 +69,7 @@ class Request:
         "shared",
         "started",
         "status",
+        "stream",
         "whole_ms",
     )
 
@@ -92,6 +94,7 @@ class Request:
         self.status = CLIENT_GONE
         self.body_size: int | None = None  # bytes; None: sent in chunks, and longer than is held
         self.started = 0.0
+        self.stream: Stream | None = None  # the answer is one of events
         self.whole_ms: float | None = None
         self.first_ms: float | None = None
 
@@ -212,6 +215,8 @@ class Request:
     def broke_off(self, error: UpstreamError) -> None:
         """The answer's head was out, and now no more comes."""
         self.outcome = Outcome.TIMEOUT if isinstance(error, TimedOut) else Outcome.TRUNCATED
+        if self.stream is not None:
+            self.stream.broke(self.elapsed())
 
     def unanswered(self, error: UpstreamError) -> Refusal | None:
         """No answer began: what the caller is told; None: it left."""
@@ -258,6 +263,7 @@ class Request:
             self.first_ms,
             chosen=bool(self.asked.overrides),
             size=self.body_size,
+            stream=self.stream,
         )
         if self.shared.log is not None:
             self._note(self.shared.log, self.status, self.outcome.value)

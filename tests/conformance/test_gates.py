@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headgate import PairKind, plugins
-from headgate.evidence import Approval, Look, Sample
+from headgate.evidence import Approval, Counts, Look, Sample, bucket
 from headgate.testing import GATE, Check, GateCase, counts, look, pair
 
 GATES = plugins.load("headgate.gate")
@@ -49,6 +49,15 @@ def sampled(value: float) -> list[Look]:
     ]
 
 
+def streamed(gap_ms: float, finish: str) -> Counts:
+    fine = {"first_event": {bucket(80.0): 30}, "gap": {bucket(gap_ms): 30}, "pace": {bucket(12.0): 30}}
+    return Counts({"ok": 30}, {}, {}, {}, fine, {finish: 30})
+
+
+def streams(gap_ms: float = 40.0, finish: str = "stop") -> list[Look]:
+    return [look(streamed(gap_ms, finish), streamed(40.0, "stop"), at=float(at)) for at in range(120)]
+
+
 CASES: dict[str, tuple[Sequence[Look], Sequence[Look], dict[str, Any]]] = {  # evidence: passes, fails; parameters
     "error-rate": (FINE, [look(counts(150, 50), counts(800))] * 40, {"max_increase": 0.02}),
     "expr": (FINE, [look(counts(150, 50), counts(800))] * 40, {}),
@@ -56,6 +65,7 @@ CASES: dict[str, tuple[Sequence[Look], Sequence[Look], dict[str, Any]]] = {  # e
     "manual": (spoken(True), spoken(False), {}),
     "metric": (sampled(0.5), sampled(2.0), {"query": "up", "max": 1.0}),
     "mirror-diff": (pairs(1.0), pairs(-3.0), {"rel": 0.01}),
+    "stream": (streams(), streams(900.0), {}),
     "schema": (shaped(), shaped("score"), {}),
 }
 

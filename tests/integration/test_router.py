@@ -519,6 +519,34 @@ def test_a_stream_passes_event_by_event(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_event_streams_are_timed_and_their_end_is_known_also_of_copies(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        def speaks(*last: bytes) -> Any:
+            async def events(heard: Heard, writer: Writer) -> None:
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+                )
+                for event in (b"data: a\n\n", b"data: b\n\n", *last):
+                    writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+                    await writer.drain()
+                writer.write(b"0\r\n\r\n")
+
+            return events
+
+        stable, candidate = await Model(speaks(b"data: [DONE]\n\n")).start(), await Model(speaks()).start()
+        async with router(tmp_path) as system:
+            target, compare = mirrored_to(candidate)
+            system.route(revision("rev", 1000, stable), target, mirrors=(compare,))
+            assert (await system.post()).status_code == 200
+            await system.settled()
+            batch = system.sealed()
+            live, copied = batch.live["rev"], batch.mirrored[target.revision]
+            assert (live.finishes, copied.finishes) == ({"done": 1}, {"open": 1})
+            assert sum(live.streams["first_event"].values()) == sum(copied.streams["first_event"].values()) == 1
+
+    run(scenario())
+
+
 def test_a_slow_reader_slows_the_model_and_fills_nobodys_memory(tmp_path: Path) -> None:
     async def scenario() -> None:
         size, sent = 64 * 1024 * 1024, 0

@@ -6,6 +6,7 @@ from headgate.evidence import Answer, Outcome, Pair, PairKind, add, bucket
 from headgate.table import EndpointRoute, RouteRevision, RouteTable
 from headgate_router import count
 from headgate_router.count import Book
+from headgate_router.streams import Stream
 
 
 def pair(size: int = 1) -> Pair:
@@ -42,6 +43,23 @@ def test_latency_is_kept_by_the_size_of_the_request_too_when_it_is_known() -> No
     assert batch.live["r"].sizes == {0: {bucket(12.0): 1}, 1: {bucket(12.0): 2}}
     assert batch.mirrored["c"].sizes == {7: {bucket(12.0): 1}}
     assert add([batch.live["r"], batch.live["r"]]).sizes == {0: {bucket(12.0): 2}, 1: {bucket(12.0): 4}}
+
+
+def test_an_event_stream_is_counted_by_its_times_and_its_end() -> None:
+    book = Book()
+    for outcome, finish in (
+        (Outcome.OK, b'"finish_reason": "length"'),
+        (Outcome.TRUNCATED, b""),
+        (Outcome.CLIENT_GONE, b""),
+    ):
+        stream = Stream()
+        for at in range(4):
+            stream.add(b"data: x" + finish + b"\n\n", 10.0 * (at + 1))
+        book.live("e", 1, "r", outcome, 200, 50.0, 7.0, stream=stream)
+    (batch,) = book.seal(1.0)
+    assert batch.live["r"].finishes == {"length": 1, "broken": 1}
+    assert batch.live["r"].streams == {name: {bucket(10.0): 2} for name in ("first_event", "gap", "pace")}
+    assert add([batch.live["r"]] * 2).finishes == {"length": 2, "broken": 2}
 
 
 def test_a_refused_request_has_no_latency() -> None:

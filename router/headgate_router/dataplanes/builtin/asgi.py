@@ -16,6 +16,7 @@ from headgate_router.dataplanes.builtin.client import Abandoned, Broken, Connect
 from headgate_router.refusals import Refusal
 from headgate_router.request import MAX_ERROR_BODY, Desk, Request, of_error
 from headgate_router.routes import LiveRevision
+from headgate_router.streams import opened
 from headgate_router.upstream import Answering, Ask, Message
 
 Scope = MutableMapping[str, Any]
@@ -128,7 +129,10 @@ class _Cycle(Request):
             return
         self.status = connection.status
         fields = headers.of_answer(connection.fields)
+        self.stream = opened(connection.fields)
         body = connection.take()
+        if self.stream is not None and body:
+            self.stream.add(body, self.first_ms)
         if not connection.done:
             await self._stream(connection, fields, body)
             return
@@ -139,8 +143,11 @@ class _Cycle(Request):
     async def _stream(self, connection: Connection, fields: list[headers.Field], chunk: bytes) -> None:
         kept = bytearray()
         size = 0
+        seen = chunk  # came with the head, and is counted
         await self._start(connection.status, fields)
         while chunk or (chunk := await connection.read()):
+            if self.stream is not None and chunk is not seen:
+                self.stream.add(chunk, self.elapsed())
             size += len(chunk)
             if self.drawn and len(kept) < mirror.MAX_BODY:
                 kept += chunk[: mirror.MAX_BODY - len(kept)]

@@ -17,6 +17,7 @@ from headgate_router import headers, mirror, refusals
 from headgate_router.dataplanes.builtin.client import Broken, Connection, TimedOut, Unreachable, UpstreamError
 from headgate_router.refusals import Refusal
 from headgate_router.request import HELD, MAX_ERROR_BODY, Desk, Request, of_error
+from headgate_router.streams import opened
 from headgate_router.upstream import Attempts, Message, NoReplica, Replica
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -324,7 +325,10 @@ class Exchange(Request):
             self._model_error(connection)
             return
         self.status = connection.status
+        self.stream = opened(connection.fields)
         body = connection.take()
+        if self.stream is not None and body:
+            self.stream.add(body, self.first_ms)
         fields = headers.of_answer(connection.fields)
         if connection.done:
             self.answered(connection, body, cut=False)
@@ -357,6 +361,8 @@ class Exchange(Request):
         if not data:
             self._go_on(connection, 0)
             return
+        if self.stream is not None:
+            self.stream.add(data, self.elapsed())
         if self.drawn and len(self.kept) <= mirror.MAX_BODY:
             self.kept += data[: mirror.MAX_BODY + 1 - len(self.kept)]
         if self.chunks:

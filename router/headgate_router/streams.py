@@ -1,0 +1,68 @@
+"""What an answer of events (`text/event-stream`) shows as it goes by: when its events came, and how it ended.
+
+Refuses to touch or to keep the bytes: blank lines are counted, and a short tail is looked at once, at the end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from headgate_router import headers
+
+TAIL = 512  # bytes in which the last events of a model that writes `[DONE]` lie
+_END = re.compile(rb"\r?\n\r?\n")
+_REASON = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,20})"')
+REASONS = ("stop", "length", "content_filter", "tool_calls")  # others are `other`: labels stay few
+
+
+class Stream:
+    """One answer. Times are milliseconds since the request went to the replica."""
+
+    __slots__ = ("_tail", "events", "first", "gap", "last")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.first: float | None = None
+        self.last = 0.0
+        self.gap: float | None = None  # the longest between two arrivals of events
+        self._tail = b""
+
+    def add(self, data: bytes, ms: float) -> None:
+        """More of the answer. Events that arrive together have one time."""
+        ended = len(_END.findall(self._tail[-3:] + data)) - len(_END.findall(self._tail[-3:]))
+        self._tail = (self._tail + data)[-TAIL:]
+        if ended <= 0:
+            return
+        self.events += ended
+        if self.first is None:
+            self.first = ms
+        else:
+            self.gap = max(self.gap or 0.0, ms - self.last)
+        self.last = ms
+
+    def broke(self, ms: float) -> None:
+        """No more comes, and the answer is not whole: the silence before is a gap too."""
+        self.gap = max(self.gap or 0.0, ms - self.last)
+
+    @property
+    def pace(self) -> float | None:
+        """Milliseconds per event after the first; None: there was one, or all came at once."""
+        if self.first is None or self.events < 2 or self.last <= self.first:
+            return None
+        return (self.last - self.first) / (self.events - 1)
+
+    @property
+    def finish(self) -> str:
+        """stop, length, ... as the model says; done: it only said that it is; open: it said nothing."""
+        found = _REASON.findall(self._tail)
+        if found:
+            reason = found[-1].decode()
+            return reason if reason in REASONS else "other"
+        return "done" if b"[DONE]" in self._tail else "open"
+
+
+def opened(fields: Sequence[headers.Field]) -> Stream | None:
+    """For an answer with these fields; None: it is not one of events."""
+    kind = headers.find(fields, b"content-type")
+    return Stream() if kind[:17].lower() == b"text/event-stream" else None
