@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from headgate_router import headers
 
 TAIL = 512  # bytes in which the last events of a model that writes `[DONE]` lie
-_END = re.compile(rb"\r?\n\r?\n")
 _REASON = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,20})"')
 REASONS = ("stop", "length", "content_filter", "tool_calls")  # others are `other`: labels stay few
 
@@ -30,7 +29,9 @@ class Stream:
 
     def add(self, data: bytes, ms: float) -> None:
         """More of the answer. Events that arrive together have one time."""
-        ended = len(_END.findall(self._tail[-3:] + data)) - len(_END.findall(self._tail[-3:]))
+        edge = self._tail[-3:]
+        joined = edge + data
+        ended = joined.count(b"\n\n") + joined.count(b"\r\n\r\n") - edge.count(b"\n\n")
         self._tail = (self._tail + data)[-TAIL:]
         if ended <= 0:
             return
