@@ -82,27 +82,31 @@ class _ExpressionSitting(Sitting):
         super().__init__("expr", ExpressionGate.version, params, alpha)
         self._own = params
         self._expression = Expression(params.expression, VARIABLES)
-        self._candidate = self._stable = NOTHING
+        self._candidates: list[Counts] = [NOTHING]  # added up only when they are looked at
+        self._stables: list[Counts] = [NOTHING]
+        self._requests = 0  # of the candidate
         self._next = params.min_requests
         self._said: Opinion | None = None
         self._failed: Opinion | None = None
 
     def _take(self, look: Look) -> None:
-        self._candidate = add([self._candidate, look.candidate])
+        self._requests += look.candidate.requests
+        self._candidates.append(look.candidate)
         if look.phase == "bake":
-            self._stable = look.reference
+            self._stables = [look.reference]
         else:
-            self._stable = add([self._stable, look.stable])
-        if self._failed is None and self._candidate.requests >= self._next:
-            self._next = 2 * self._candidate.requests
+            self._stables.append(look.stable)
+        if self._failed is None and self._requests >= self._next:
+            self._next = 2 * self._requests
             self._said = self._evaluate()
             self._failed = self._said if self._said.result is Result.FAIL else None
 
     def _evaluate(self) -> Opinion:
-        values = metrics(self._phase, self._candidate, self._stable)
+        self._candidates, self._stables = [add(self._candidates)], [add(self._stables)]
+        values = metrics(self._phase, self._candidates[0], self._stables[0])
         value = self._expression.evaluate(values)
         figures = {name: float(values[name]) for name in value.node.names if isinstance(values.get(name), int | float)}
-        at = f"at {self._candidate.requests:,} candidate requests"
+        at = f"at {self._requests:,} candidate requests"
         waits = [part for part in conditions(value) if part.holds is not True and _amount(part)]
         if waits:
             said = "; ".join(part.sentence() for part in waits)
@@ -119,9 +123,9 @@ class _ExpressionSitting(Sitting):
     def _opinion(self) -> Opinion:
         if self._failed is not None:
             return self._failed
-        short = self._next - self._candidate.requests
+        short = self._next - self._requests
         if self._said is None:
-            seen = f"{self._candidate.requests:,} candidate requests; `{self._own.expression}` is not evaluated yet"
+            seen = f"{self._requests:,} candidate requests; `{self._own.expression}` is not evaluated yet"
             return Opinion(Result.INCONCLUSIVE, seen, missing=more(short))
         if self._said.result is Result.INCONCLUSIVE:
             missing = f"{self._said.missing}; it is evaluated again after {more(short)}"
