@@ -113,7 +113,7 @@ def replay(verdict_id: str, output: str, data: str | None) -> Exit:
 def replayed(found: Replay) -> list[str]:
     if found.same:
         digest = found.recorded.evidence[:16]
-        return [f"{state(found.recorded.result)}  the same bytes again from {found.looks:,} looks (sha256 {digest})"]
+        return [f"{state(found.recorded.result)}  the same bytes again, looks: {found.looks:,} (sha256 {digest})"]
     return [f"{found.id}: not the same", *(f"  {line}" for line in found.differences)]
 
 

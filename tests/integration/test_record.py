@@ -129,6 +129,10 @@ def test_old_events_looks_and_rollouts_are_forgotten(record: SqliteRecord) -> No
     assert [e.data["n"] for _, e in record.events("a")] == [3, 4, 5]
     assert [bool(record.looks(f"ro-{n}", "mirror")) for n in range(1, 6)] == [False, False, False, True, True]
     assert [record.meta_get(f"rollout:ro-{n}") for n in (3, 4)] == [None, "{}"]
+    record.add_looks("no-event-left", "mirror", [look(9)])
+    record.meta_set("rollout:no-event-left", "{}")
+    record.collect(keep_events=3, keep_rollouts=2)
+    assert (record.looks("no-event-left", "mirror"), record.meta_get("rollout:no-event-left")) == ([], None)
     assert record.looks("other-1", "mirror")
     assert record.looks("not-yet-in-events", "mirror")
     assert record.meta_get("generation") == "1"

@@ -175,12 +175,14 @@ class SqliteRecord:
     def collect(self, *, keep_events: int = KEPT_EVENTS, keep_rollouts: int = KEPT_ROLLOUTS) -> None:
         """Forgets the oldest events of each endpoint, and everything stored for rollouts of long ago."""
         kept = f"SELECT rollout FROM ({_NEWEST_ROLLOUTS}) WHERE place <= {int(keep_rollouts)}"
-        known = "SELECT rollout FROM event WHERE rollout != ''"
+        # One that ended is stored; one whose events are all forgotten is known by that alone.
+        ended = f"SELECT substr(key, {len(ROLLOUT_KEY) + 1}) FROM meta WHERE key GLOB '{ROLLOUT_KEY}*'"
+        known = f"SELECT rollout FROM event WHERE rollout != '' UNION {ended}"
         with self.transaction() as database:
             database.execute(f"DELETE FROM look WHERE rollout IN ({known}) AND rollout NOT IN ({kept})")
             database.execute(
-                f"DELETE FROM meta WHERE key IN (SELECT '{ROLLOUT_KEY}' || rollout FROM event WHERE rollout != ''"
-                f" AND rollout NOT IN ({kept}))"
+                f"DELETE FROM meta WHERE key GLOB '{ROLLOUT_KEY}*'"
+                f" AND substr(key, {len(ROLLOUT_KEY) + 1}) NOT IN ({kept})"
             )
             database.execute(
                 f"DELETE FROM event WHERE id IN (SELECT id FROM ({_NUMBERED_EVENTS}) WHERE place > ?)", (keep_events,)
