@@ -1,6 +1,6 @@
 """What goes wrong in proxies, one test each: against both data paths, and nginx and haproxy where they are installed.
 
-The numbers are those of the table in `docs/router.md`.
+2 and 3, framing that can be read in two ways, are the table of `test_smuggling.py`.
 """
 
 from __future__ import annotations
