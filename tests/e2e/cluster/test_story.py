@@ -25,7 +25,7 @@ from installation import POOL, Installation, within
 
 RATE = float(os.environ.get("HEADGATE_E2E_RATE", "40"))  # requests a second
 REVERT_GOAL_S = 5.0
-SIZE = "{cpus: 0.4, memory_gb: 0.4}"
+SIZE = "{cpus: 0.25, memory_gb: 0.4}"  # the stable, a warm one, a candidate and a smoke test side by side on two cores
 
 
 class OnCluster(System):
