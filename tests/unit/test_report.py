@@ -13,8 +13,8 @@ from headgate.findings import Finding, Place, Severity
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("core", "controllers", "policies", "pipelines", "router", "serving", "console")
-SAYS = {"Finding", "_finding", "finding", "refuse", "_refuse", "_say", "_at"}
-CODE = re.compile(r"[a-z]+(-[a-z]+)+|placeholder|listen")
+SAYS = {"Finding", "Fault", "_finding", "finding", "refuse", "_refuse", "_say", "_at"}
+CODE = re.compile(r"[a-z]+(-[a-z]+)+|placeholder|listen|capacity|admission")
 
 HERE = Place("endpoints/f/endpoint.yml", 3, 1)
 SUM = Finding("traffic-sum", "traffic adds up to 95", "5 % lost", "raise `blue`", HERE)
@@ -89,9 +89,18 @@ def said() -> dict[str, str]:
     found: dict[str, str] = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
-            for call in (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)):
-                found.update(dict.fromkeys(codes_of(call), path.name))
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                codes_said = codes_of(node) if isinstance(node, ast.Call) else default_code(node)
+                found.update(dict.fromkeys(codes_said, path.name))
     return found
+
+
+def default_code(node: ast.AST) -> list[str]:
+    """Of a field `code: str = "..."`, which whoever makes the value need not name."""
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "code":
+        value = node.value.value if isinstance(node.value, ast.Constant) else None
+        return [value] if isinstance(value, str) and CODE.fullmatch(value) else []
+    return []
 
 
 def codes_of(call: ast.Call) -> list[str]:
