@@ -133,7 +133,7 @@ class Feed:
             sent: the table's decoded JSON.
         """
         try:
-            table = await self._read(sent)
+            table, unknown = await self._read(sent)
         except codec.CodecError as error:
             return self._refuse(str(error))
         addresses = self._routes.addresses
@@ -142,19 +142,22 @@ class Feed:
             return self._refuse(*(f"table {table.generation}: {text}" for text in found))
         await addresses.known(table)  # no request is to meet a revision before its replicas
         self._refused = ()
-        self.fields_unknown += _unknown(sent, table)
+        self.fields_unknown += unknown
         self._routes.swap(table)
         self._book.forget(table)
         self._save(sent)
         return True
 
-    async def _read(self, sent: Mapping[str, Any]) -> RouteTable:
-        """Raises CodecError. A table of thousands of endpoints is read beside the event loop: callers do not wait."""
+    async def _read(self, sent: Mapping[str, Any]) -> tuple[RouteTable, int]:
+        """The table, and how many fields of it are not understood here. Raises CodecError.
+
+        A table of thousands of endpoints is read beside the event loop: callers do not wait.
+        """
         endpoints = sent.get("endpoints")
         serving = self._routes.table
         if isinstance(endpoints, Mapping) and len(endpoints) > MANY:
-            return await asyncio.to_thread(lambda: keeping(received(sent), serving))
-        return keeping(received(sent), serving)
+            return await asyncio.to_thread(_understood, sent, serving)
+        return _understood(sent, serving)
 
     def _refuse(self, *reasons: str) -> bool:
         self.tables_refused += 1
@@ -297,6 +300,11 @@ async def _whole(ask: Ask) -> tuple[int, bytes]:
         return answering.connection.status, b"".join(parts)
     finally:
         answering.close()
+
+
+def _understood(sent: Mapping[str, Any], serving: RouteTable | None) -> tuple[RouteTable, int]:
+    table = received(sent)
+    return keeping(table, serving), _unknown(sent, table)
 
 
 def _unknown(sent: Mapping[str, Any], table: RouteTable) -> int:
