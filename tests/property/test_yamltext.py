@@ -81,6 +81,7 @@ GOOD = {
     "endpoint": {"name": "fraud"},
     "rollout": {},
     "headgate": {},
+    "policy": {"rules": [{"name": "few", "must": "true", "message": "no"}]},
 }
 
 
