@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 TINY = 1e-12  # rates are kept this far from 0 and 1, so that every logarithm is finite
+LARGE = 1 - TINY
 FIRST_START = 0.8  # weight of betting from the first look on; the rest is for bets that start later
 SECONDS_TO_FAIL = 3  # no less evidence than of so many different seconds fails anybody: a hiccup is no regression
 PRIOR_FAILURES = 0.5  # what an estimate assumes before it has seen anything (Krichevsky-Trofimov)
@@ -23,7 +24,7 @@ PRIOR_RATE = 0.005  # and at what rate the stable fails until it has shown its o
 
 
 def clipped(rate: float) -> float:
-    return min(max(rate, TINY), 1 - TINY)
+    return rate if TINY <= rate <= LARGE else min(max(rate, TINY), LARGE)
 
 
 def divergence(p: float, q: float) -> float:
@@ -74,28 +75,46 @@ class EProcess:
         self._cap = cap
         self._room = [cap] * len(weights)
         self._starts: list[tuple[float, tuple[float, ...]]] = []
+        self._lowest = [math.inf] * len(weights)  # of the sums that the starts began with
         self._waiting = 1.0  # weight of the starts still to come; they hold their stake
         self._looks = 0
-        self.value = 0.0  # log of the e-process now
-        self.peak = 0.0  # its highest value at any look: what is once rejected stays rejected
+        self._value: float | None = 0.0  # None: not computed since the last look
+        self.peak = 0.0  # the highest value at any look: what is once rejected stays rejected
+
+    @property
+    def value(self) -> float:
+        """Log of the e-process now."""
+        if self._value is None:
+            self._value = self._mixture()
+        return self._value
 
     def add(self, gains: Sequence[float], fresh: bool = True) -> None:
         """One more look: what each strategy won or lost in it, in nats. `fresh`: it opens a new window."""
         self._looks += 1
         if self._looks & (self._looks - 1) == 0:
             self._start(self._looks.bit_length() - 1)
+        sums, room = self._sums, self._room
         if fresh:
-            self._room = [self._cap] * len(gains)
+            room[:] = [self._cap] * len(gains)
         for index, gain in enumerate(gains):
-            won = min(gain, self._room[index])
-            self._room[index] -= max(won, 0.0)  # a loss makes no room: a bet that starts after it never had it
-            self._sums[index] += won
-        self.value = self._mixture()
-        self.peak = max(self.peak, self.value)
+            won = gain if gain <= room[index] else room[index]
+            if won > 0.0:  # a loss makes no room: a bet that starts after it never had it
+                room[index] -= won
+            sums[index] += won
+        self._value = None
+        if self._may_peak():
+            self.peak = max(self.peak, self.value)
+
+    def _may_peak(self) -> bool:
+        """Whether the mixture can be above its peak: it is at most its best bet, and below 1 if none gained and one
+        lost. The margins are far above what rounding moves; mostly they spare the sum over all bets."""
+        best = max(now - before for now, before in zip(self._sums, self._lowest, strict=True))
+        return not (best <= 0.0 and min(self._sums) < -1e-6 or max(best, 0.0) < self.peak - 1e-9)
 
     def _start(self, number: int) -> None:
         weight = FIRST_START if number == 0 else (1 - FIRST_START) / (number * (number + 1))
         self._starts.append((math.log(weight), tuple(self._sums)))
+        self._lowest = [min(pair) for pair in zip(self._lowest, self._sums, strict=True)]
         self._waiting = 1 - FIRST_START if number == 0 else (1 - FIRST_START) / (number + 1)
 
     def _mixture(self) -> float:
@@ -106,7 +125,7 @@ class EProcess:
                 for share, now, before in zip(self._weights, self._sums, origin, strict=True)
             ]
         top = max(terms)
-        return top + math.log(math.fsum(math.exp(term - top) for term in terms))
+        return top + math.log(math.fsum([math.exp(term - top) for term in terms]))
 
 
 def project(candidates: float, a: float, stables: float, b: float, delta: float) -> float:
@@ -116,7 +135,7 @@ def project(candidates: float, a: float, stables: float, b: float, delta: float)
     Newton's method on the derivative, from the closed form, kept inside its bracket: the root lies between b and
     a - delta. The closed form alone loses its digits where rates are tiny.
     """
-    low, high = sorted((b, a - delta))
+    low, high = (b, a - delta) if b <= a - delta else (a - delta, b)
     low, high = max(low, 0.0), min(high, 1 - delta)
     s = _cubic(candidates, a, stables, b, delta)
     if not low < s < high:
@@ -136,6 +155,8 @@ def project(candidates: float, a: float, stables: float, b: float, delta: float)
             + stables * (spread_s - (s - b) * (1 - 2 * s)) / spread_s**2
         )
         step = s - slope / bend if bend > 0 else low
+        if abs(step - s) <= 1e-13 * s:  # before the bracket, one end of which s is by now: the root was found
+            break
         following = step if low < step < high else (low + high) / 2
         if abs(following - s) <= 1e-13 * s:
             break
