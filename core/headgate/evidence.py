@@ -85,7 +85,7 @@ class Counts:
     def slower_than(self, ms: float) -> int:
         """Requests in buckets that lie wholly above `ms`."""
         limit = bucket(ms)
-        return sum(n for index, n in self.latency.items() if index > limit)
+        return sum([n for index, n in self.latency.items() if index > limit])
 
     def quantile_ms(self, q: float) -> float | None:
         """Upper bound of the bucket that holds the q-quantile; None without a measured request."""

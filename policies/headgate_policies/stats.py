@@ -109,7 +109,7 @@ class EProcess:
         """Whether the mixture can be above its peak: it is at most its best bet, and below 1 if none gained and one
         lost. The margins are far above what rounding moves; mostly they spare the sum over all bets."""
         best = max(now - before for now, before in zip(self._sums, self._lowest, strict=True))
-        return not (best <= 0.0 and min(self._sums) < -1e-6 or max(best, 0.0) < self.peak - 1e-9)
+        return not ((best <= 0.0 and min(self._sums) < -1e-6) or max(best, 0.0) < self.peak - 1e-9)
 
     def _start(self, number: int) -> None:
         weight = FIRST_START if number == 0 else (1 - FIRST_START) / (number * (number + 1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headgate.evidence import FAILURES, NOTHING, Counts, Detection, Look, Need, Result, Traffic, Verdict, add
+from headgate.evidence import FAILURES, NOTHING, Detection, Look, Need, Result, Traffic, Verdict
 from headgate.params import count, share
 from headgate_policies.rates import RateTest, Sample, detection
 from headgate_policies.sitting import Opinion, Sitting, judged
@@ -49,12 +49,13 @@ class _ErrorRateSitting(Sitting):
         self._own = params
         self._test: RateTest | None = None
         self._reference = NOTHING
-        self._candidate = NOTHING
+        self._failed: dict[str, int] = dict.fromkeys(FAILURES, 0)  # of the candidate, by class
 
     def _take(self, look: Look) -> None:
         if self._test is None:
             self._test = self._open(look)
-        self._candidate = add([self._candidate, Counts(look.candidate.outcomes)])
+        for outcome in FAILURES:
+            self._failed[outcome] += look.candidate.outcomes.get(outcome, 0)
         self._test.add(
             Sample(look.candidate.requests, look.candidate.failures, look.stable.requests, look.stable.failures),
             self._fresh,
@@ -98,7 +99,7 @@ class _ErrorRateSitting(Sitting):
 
     def _seen(self, test: RateTest) -> str:
         total = test.total
-        failed = classes({outcome: self._candidate.outcomes.get(outcome, 0) for outcome in FAILURES})
+        failed = classes(self._failed)
         kinds = f": {failed}" if failed else ""
         before = self._reference
         if before.requests:

@@ -25,7 +25,6 @@ from headgate.evidence import (
     Result,
     Traffic,
     Verdict,
-    add,
     bucket,
     bucket_ms,
     size_limit,
@@ -33,6 +32,7 @@ from headgate.evidence import (
 from headgate.params import count, number, seconds, share
 from headgate_policies.rates import RateTest, Sample, detection
 from headgate_policies.sitting import Opinion, Sitting, judged
+from headgate_policies.times import Times
 from headgate_policies.wording import milliseconds, part, percent
 
 SHOWN = ("candidate_rate", "threshold_ms")  # figures of each size class
@@ -84,7 +84,8 @@ class _LatencySitting(Sitting):
         self._own = params
         self._test: RateTest | None = None
         self._ceiling: RateTest | None = None
-        self._known = NOTHING  # the stable's latencies before this look, or the reference
+        self._known = Times(params.quantile)  # the stable's latencies before this look, or the reference
+        self._reference = NOTHING
         self._bake = False
         self._skipped = 0
         self._began: float | None = None
@@ -98,7 +99,7 @@ class _LatencySitting(Sitting):
             self._open(look)
         self._judge(look)
         if not self._bake:
-            self._known = add([self._known, Counts(latency=look.stable.latency)])
+            self._known.add(look.stable.latency)
 
     def _open(self, look: Look) -> None:
         """Half of alpha each, when there is a ceiling too: it has a threshold of its own."""
@@ -107,7 +108,8 @@ class _LatencySitting(Sitting):
         level = self._alpha / (1 if own.max_ms is None else 2)
         reference = None
         if self._bake:
-            self._known = look.reference
+            self._reference = look.reference
+            self._known.add(look.reference.latency)
             self._threshold = self._limit()
             reference = _slow(look.reference, self._threshold)
         self._test = RateTest(own.tolerated, alpha=level, confidence=own.confidence, reference=reference)
@@ -130,8 +132,8 @@ class _LatencySitting(Sitting):
 
     def _limit(self) -> float | None:
         """The threshold from what is known before this look. None: too little to know the quantile."""
-        known = self._known.quantile_ms(self._own.quantile)
-        if known is None or sum(self._known.latency.values()) < max(20, math.ceil(1 / (1 - self._own.quantile))):
+        known = self._known.quantile_ms()
+        if known is None or self._known.total < max(20, math.ceil(1 / (1 - self._own.quantile))):
             return None
         limit = max(known * (1 + self._own.max_increase), known + self._own.slack_ms)
         return bucket_ms(bucket(limit * (self._own.mirror_factor if self._phase == "mirror" else 1)))
@@ -177,9 +179,9 @@ class _LatencySitting(Sitting):
             return "the stable's latency is not known yet"
         total = self._test.total
         name = f"p{self._own.quantile * 100:g}"
-        base = milliseconds(self._known.quantile_ms(self._own.quantile) or 0.0)
+        base = milliseconds(self._known.quantile_ms() or 0.0)
         if self._bake:
-            before = _slow(self._known, self._threshold)
+            before = _slow(self._reference, self._threshold)
             against = f"{part(before.stable_bad, before.stables)} of the stable's before"
         else:
             against = f"{part(total.stable_bad, total.stables)} of the stable's beside it"
