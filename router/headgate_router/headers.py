@@ -37,6 +37,7 @@ class Asked:
     """What the router itself reads of a request's head, and the fields that go on to the model."""
 
     __slots__ = (
+        "_lines",
         "ambiguous",
         "authorization",
         "client_id",
@@ -61,7 +62,23 @@ class Asked:
         self.coded = False  # Transfer-Encoding is there
         self.continues = False  # the body is sent after a 100
         self.websocket = False  # an upgrade is asked for
+        self._lines: bytes | None = None
         self.ambiguous = False  # two readers could read two things (RFC 9112, 3.2 and 6.1): never passed on
+
+    def lines(self) -> bytes | None:
+        """The fields that go on, each with its line end; None: one of them would be read as two."""
+        if self._lines is None:
+            passed = self.passed
+            found = lines(passed)
+            if found.count(b"\n") != len(passed) or found.count(b"\r") != len(passed):
+                return None
+            self._lines = found
+        return self._lines
+
+
+def lines(fields: Iterable[Field]) -> bytes:
+    """Fields as they go out."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 def read(fields: Iterable[Field]) -> Asked:

@@ -154,9 +154,8 @@ class Request:
         target = self.revision.model_path if self.rest == _SCORE else b"/" + self.rest
         if self.query:
             target += b"?" + self.query
-        passed = self.asked.passed
-        fields = b"".join([b"%b: %b\r\n" % field for field in passed])
-        if _UNSAFE.search(target) or fields.count(b"\n") != len(passed) or fields.count(b"\r") != len(passed):
+        fields = self.asked.lines()
+        if fields is None or _UNSAFE.search(target):
             self.revision = None
             return None
         framed = headers.framing(self.method, len(body), self.asked.length, more=more)
@@ -200,9 +199,12 @@ class Request:
         """Milliseconds since `begin`."""
         return (time.perf_counter() - self.started) * 1000
 
-    def answered(self, connection: Connection, body: bytes, *, cut: bool) -> None:
-        """The answer is whole; `body`: at most mirror.MAX_BODY bytes of it are remembered for a comparison."""
-        self.whole_ms = self.elapsed()
+    def answered(self, connection: Connection, body: bytes, *, cut: bool, at_once: bool = False) -> None:
+        """The answer is whole; `body`: at most mirror.MAX_BODY bytes of it are remembered for a comparison.
+
+        `at_once`: with its head.
+        """
+        self.whole_ms = self.first_ms if at_once else self.elapsed()
         if 200 <= connection.status < 300:
             self.outcome, self.status = Outcome.OK, connection.status
         else:
@@ -315,6 +317,13 @@ class Request:
         if self.first_ms is not None:
             fields.append((b"ms-azureml-model-time", b"%d" % self.first_ms))
         return fields
+
+    def said_lines(self) -> bytes:
+        """`said`, as it goes out."""
+        if self.asked.client_id or self.revision is None or self.first_ms is None:
+            return headers.lines(self.said())
+        said = (self.request_id, self.revision.lines, self.first_ms)
+        return b"x-ms-request-id: %b\r\n%bms-azureml-model-time: %d\r\n" % said
 
 
 def suffix(domain: str) -> bytes:

@@ -15,7 +15,7 @@ from headgate.evidence import PairKind
 from headgate.ports import Resolver
 from headgate.table import EndpointRoute, RouteRevision, RouteTable
 from headgate.traffic import WHOLE
-from headgate_router import auth
+from headgate_router import auth, headers
 from headgate_router.addresses import Addresses
 from headgate_router.choose import Chooser
 from headgate_router.limits import InFlight
@@ -33,6 +33,7 @@ class LiveRevision:
     copies: Replicas  # the same addresses with connections of their own: copies never take a caller's place
     in_flight: InFlight
     fields: list[tuple[bytes, bytes]]  # said on every answer
+    lines: bytes  # the same, as they go out
     model_path: bytes
 
 
@@ -116,16 +117,18 @@ class Routes:
         in_flight = self._limits.setdefault((route.name, revision.revision), InFlight(limit))
         in_flight.limit = limit
         addresses = self.addresses.of(revision)
+        fields = [
+            (b"azureml-model-deployment", revision.deployment.encode()),
+            (b"headgate-revision", revision.revision.encode()),
+            (b"headgate-generation", str(route.generation).encode()),
+        ]
         return LiveRevision(
             route=revision,
             replicas=Replicas(_kept(self._replicas, addresses), self._random),
             copies=Replicas(_kept(self._copies, addresses), self._random),
             in_flight=in_flight,
-            fields=[
-                (b"azureml-model-deployment", revision.deployment.encode()),
-                (b"headgate-revision", revision.revision.encode()),
-                (b"headgate-generation", str(route.generation).encode()),
-            ],
+            fields=fields,
+            lines=headers.lines(fields),
             model_path=revision.scoring_path.encode("ascii", "replace"),
         )
 

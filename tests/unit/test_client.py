@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -100,6 +101,66 @@ def test_an_answer_is_read_whole_and_the_connection_used_again(answer: bytes, bo
                 assert connection.reusable
                 assert b"link" not in dict(connection.fields)
                 connection.finish(0.0)
+
+    run(scenario())
+
+
+HEAD_OF_FIVE = b"HTTP/1.1 200 OK\r\nx: 1\r\ncontent-length: 5\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("later", "body", "fields"),
+    [
+        ((HEAD_OF_FIVE + b"other",), b"other", [(b"x", b"1"), (b"content-length", b"5")]),
+        ((HEAD_OF_FIVE + b"ot", b"her"), b"other", [(b"x", b"1"), (b"content-length", b"5")]),
+        ((HEAD_OF_FIVE[:20], HEAD_OF_FIVE[20:] + b"other"), b"other", [(b"x", b"1"), (b"content-length", b"5")]),
+        ((HEAD_OF_FIVE.replace(b"1\r", b"2\r") + b"other",), b"other", [(b"x", b"2"), (b"content-length", b"5")]),
+        ((HEAD_OF_FIVE.replace(b"5", b"2") + b"ok",), b"ok", [(b"x", b"1"), (b"content-length", b"2")]),
+    ],
+    ids=["in one piece", "body in two", "head in two", "another head", "another length"],
+)
+def test_a_head_said_before_is_read_as_the_first_time(
+    later: tuple[bytes, ...], body: bytes, fields: list[tuple[bytes, bytes]]
+) -> None:
+    """The parser is left out for a head it has read; what comes between and after is read by it again."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for parts in ((HEAD_OF_FIVE + b"first",), (HEAD_OF_FIVE + b"again",), later, (HEAD_OF_FIVE + b"fifth",)):
+            await reader.readuntil(b"\r\n\r\n")
+            for part in parts:
+                writer.write(part)
+                await asyncio.sleep(0.005)
+
+    async def scenario() -> None:
+        async with peer(answer) as connection:
+            for said in (b"first", b"again", body, b"fifth"):
+                connection.start(REQUEST, b"", timeout_s=5)
+                assert await whole(connection) == said
+                assert connection.status == 200
+                if said == body:
+                    assert connection.fields == fields
+                assert connection.reusable
+                connection.finish(0.0)
+
+    run(scenario())
+
+
+def test_more_than_a_known_head_declares_ends_the_connection() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for body in (b"first", b"again and more"):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(HEAD_OF_FIVE + body)
+            await writer.drain()
+
+    async def scenario() -> None:
+        async with peer(answer) as connection:
+            connection.start(REQUEST, b"", timeout_s=5)
+            assert await whole(connection) == b"first"
+            connection.finish(0.0)
+            connection.start(REQUEST, b"", timeout_s=5)
+            with contextlib.suppress(Broken):
+                assert await whole(connection) == b"again"
+            assert not connection.reusable
 
     run(scenario())
 

@@ -14,6 +14,7 @@ import httptools
 
 HIGH_WATER = 64 * 1024  # bytes of an unread answer before the model is slowed down
 MAX_HEAD = 256 * 1024  # bytes of an answer before its head is whole
+MAX_KNOWN = 4 * 1024  # bytes of a head that is remembered
 
 
 class UpstreamError(Exception):
@@ -46,6 +47,20 @@ class Listener(Protocol):
         """Whether the model reads what it is sent."""
 
 
+class Known:
+    """The head of a whole answer of declared length, as it was parsed: the same bytes mean the same again."""
+
+    __slots__ = ("fields", "lines", "raw", "reason", "size", "status")
+
+    def __init__(self, raw: bytes, size: int, status: int, reason: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+        self.raw = raw
+        self.size = size  # bytes of head and body
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        self.lines: bytes | None = None  # for the listener: what it says to its caller of such an answer
+
+
 class Connection(asyncio.Protocol):
     """`start`, `await head()`, then `read()` until it returns b"" (or `take()` what is there).
 
@@ -62,6 +77,8 @@ class Connection(asyncio.Protocol):
         "_held",
         "_idle_s",
         "_informational",
+        "_known",
+        "_length",
         "_loop",
         "_parser",
         "_paused",
@@ -78,6 +95,7 @@ class Connection(asyncio.Protocol):
         "headed",
         "idle_since",
         "keep",
+        "known",
         "listener",
         "open",
         "reason",
@@ -93,6 +111,7 @@ class Connection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._expires = 0.0
+        self._known: Known | None = None  # of the last answer that came at once
         self.listener: Listener | None = None
         self.open = False
         self.busy = False
@@ -111,6 +130,8 @@ class Connection(asyncio.Protocol):
         self._head_only = head_only
         self._informational = False
         self._until_eof = False
+        self._length = False  # the answer's length is declared
+        self.known: Known | None = None  # the answer has this head
         self._buffer: list[bytes] = []
         self._size = 0
         self._paused = False
@@ -302,7 +323,11 @@ class Connection(asyncio.Protocol):
             self.keep = False  # nobody asked: never trust what follows
             self.abort()
             return
+        first = not self.answered
         self.answered = True
+        if first and self._seen_before(data):
+            self._wake()
+            return
         error: Broken | None = None
         try:
             self._parser.feed_data(data)
@@ -317,6 +342,8 @@ class Connection(asyncio.Protocol):
         if error is not None:
             self._fail(error)
             return
+        if first and self.done:
+            self._remember(data)
         if self.listener is not None:
             if self.headed:
                 self._expires = self._loop.time() + self._idle_s
@@ -326,6 +353,29 @@ class Connection(asyncio.Protocol):
             self._paused = True
             self._transport.pause_reading()
         self._wake()
+
+    def _seen_before(self, data: bytes) -> bool:
+        """Whether it is a whole answer with the head of one before: then the parser need not read it.
+
+        A model says the same head again and again, but for its date. The parser stands between two messages then and
+        now: it would come to the same result.
+        """
+        known = self._known
+        if known is None or len(data) != known.size or self._head_only or not data.startswith(known.raw):
+            return False
+        self.known = known
+        self.status, self.reason, self.fields = known.status, known.reason, known.fields
+        self.headed = self.keep = self.done = True
+        if known.size > len(known.raw):
+            self._buffer.append(data[len(known.raw) :])
+        return True
+
+    def _remember(self, data: bytes) -> None:
+        """The answer came at once, and is whole."""
+        size = len(data) - self._size
+        if self.keep and self._length and size <= MAX_KNOWN and data.endswith(b"\r\n\r\n", 0, size):
+            known = Known(data[:size], len(data), self.status, self.reason, self.fields)
+            self._known = self.known = known
 
     # httptools callbacks.
 
@@ -352,9 +402,10 @@ class Connection(asyncio.Protocol):
         self.headed = True
         # Asked here and not at the end of the message, where the parser always says no.
         self.keep = self._parser.should_keep_alive()
-        self._until_eof = status not in (204, 304) and not any(
-            name in (b"content-length", b"transfer-encoding") for name, _ in self.fields
-        )
+        names = [name for name, _ in self.fields]
+        coded = b"transfer-encoding" in names
+        self._length = b"content-length" in names and not coded
+        self._until_eof = status not in (204, 304) and not self._length and not coded
         if self._head_only:  # no body follows, which the parser cannot know
             self.done = True
             self.keep = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import http
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from headgate_router import headers, mirror, refusals
@@ -42,8 +42,8 @@ class Caller(Protocol):
     def abort(self) -> None:
         """The answer cannot be ended: let the caller see that it is cut short."""
 
-    def date(self) -> Sequence[headers.Field]:
-        """Fields that the server itself says on every answer."""
+    def date(self) -> bytes:
+        """What the server itself says on every answer."""
 
     def stays(self, *, last: bool) -> bool:
         """Asked when an answer's head is written: whether the connection outlives it; `last`: it must not."""
@@ -324,6 +324,10 @@ class Exchange(Request):
             self.failing = True
             self._model_error(connection)
             return
+        known = connection.known
+        if known is not None and known.lines is not None and connection.done:
+            self._answer_again(connection, known.lines)
+            return
         self.status = connection.status
         self.stream = opened(connection.fields)
         body = connection.take()
@@ -331,15 +335,25 @@ class Exchange(Request):
             self.stream.add(body, self.first_ms)
         fields = headers.of_answer(connection.fields)
         if connection.done:
-            self.answered(connection, body, cut=False)
-            self._write(connection.status, self._framed(connection, fields, len(body)), body)
+            lines = headers.lines(self._framed(connection, fields, len(body)))
+            if known is not None and self.stream is None:
+                known.lines = lines
+            self.answered(connection, body, cut=False, at_once=True)
+            self._write(connection.status, lines, body)
             self._end()
             return
         if self.drawn:
             self.kept += body[: mirror.MAX_BODY + 1]
         self._frame(fields)
-        self._write(connection.status, fields, headers.chunk(body) if self.chunks and body else body)
+        self._write(connection.status, headers.lines(fields), headers.chunk(body) if self.chunks and body else body)
         self._go_on(connection, len(body))
+
+    def _answer_again(self, connection: Connection, lines: bytes) -> None:
+        """A whole answer whose head was passed on before, as `lines`: of no events, and of the same length."""
+        body = connection.take()
+        self.answered(connection, body, cut=False, at_once=True)
+        self._write(connection.status, lines, body)
+        self._end()
 
     def _framed(self, connection: Connection, fields: list[headers.Field], length: int) -> list[headers.Field]:
         """The fields of an answer that is here as a whole."""
@@ -390,7 +404,7 @@ class Exchange(Request):
             return
         body = bytes(self.kept[:MAX_ERROR_BODY])
         self.answered(connection, body, cut=not connection.done)
-        self._write(self.status, of_error(connection, len(body)), body)
+        self._write(self.status, headers.lines(of_error(connection, len(body))), body)
         self._end()
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -402,7 +416,7 @@ class Exchange(Request):
         """An answer of our own."""
         body = refusal.body(self.detail)
         fields = [(b"content-type", b"application/json"), (_LENGTH, b"%d" % len(body)), *refusal.fields]
-        self._write(refusal.status, fields, body, last=refusal.last)
+        self._write(refusal.status, headers.lines(fields), body, last=refusal.last)
         self._close()
         self.caller.answered()
 
@@ -418,12 +432,11 @@ class Exchange(Request):
             self._drop()
             self._say(self.refused_by(refusals.TOO_LARGE))
 
-    def _write(self, status: int, fields: Sequence[headers.Field], body: bytes, *, last: bool = False) -> None:
+    def _write(self, status: int, lines: bytes, body: bytes, *, last: bool = False) -> None:
+        """`lines`: the fields, as they go out, less those of every answer."""
         caller = self.caller
-        every = [*caller.date(), *fields, *self.said()]
-        if not caller.stays(last=last):
-            every.append((b"connection", b"close"))
-        head = b"%b%b\r\n" % (_STATUS_LINES[status], b"".join([b"%b: %b\r\n" % field for field in every]))
+        end = b"\r\n" if caller.stays(last=last) else b"connection: close\r\n\r\n"
+        head = b"".join((_STATUS_LINES[status], caller.date(), lines, self.said_lines(), end))
         if not body or self.method == b"HEAD":
             caller.write(head)
         elif len(body) <= _JOINED:

@@ -46,6 +46,14 @@ class Doors:
     most_of_one: int = CONNECTIONS // 2  # of one client address
     clients: Counter[str] = field(default_factory=Counter)
     refused: int = 0  # connections
+    _dated: Sequence[headers.Field] = ()
+    _date: bytes = b""
+
+    def date(self, fields: Sequence[headers.Field]) -> bytes:
+        """Fields that the server says on every answer, as they go out; it makes a new list every second."""
+        if fields is not self._dated:
+            self._dated, self._date = fields, headers.lines(fields)
+        return self._date
 
     def enter(self, client: str, now_open: int) -> bool:
         """Whether one more connection from there is taken."""
@@ -361,8 +369,8 @@ class CallerConnection(asyncio.Protocol):
         else:
             self._transport.close()
 
-    def date(self) -> Sequence[headers.Field]:
-        return self._state.default_headers
+    def date(self) -> bytes:
+        return self._doors.date(self._state.default_headers)
 
     def stays(self, *, last: bool) -> bool:
         rest = 0 if self._whole else self._rest
