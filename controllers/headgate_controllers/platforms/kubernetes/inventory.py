@@ -6,6 +6,7 @@ subtracted: free is then too high, so what is refused could really not run, and 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from headgate_controllers.platforms.kubernetes import pods
 from headgate_controllers.platforms.kubernetes.render import POOL
 from headgate_kit.kube import Cluster
 from headgate_kit.kube.kinds import NODE, POD, RESOURCE_QUOTA, Kind
+
+log = logging.getLogger(__name__)
 
 Object = Mapping[str, Any]
 EVERY_POD = Kind(POD.api, POD.name, POD.plural, namespaced=False)
@@ -37,7 +40,8 @@ def look(cluster: Cluster) -> Inventory | None:
         every, _ = cluster.list(POD)
     try:
         quotas, _ = cluster.list(RESOURCE_QUOTA)
-    except TerminalError:
+    except TerminalError as error:
+        log.warning("capacity is judged without the namespace's quotas: %s", error)
         quotas = []
     return of(nodes, every, quotas)
 
