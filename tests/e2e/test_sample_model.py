@@ -45,10 +45,9 @@ def commit_sample(tree: WorkTree) -> str:
 
 def test_azures_sample_is_served_from_its_commit_and_answers_as_documented(place: Path) -> None:
     system, tree = System(place), WorkTree(place / "endpoints")
-    system.command("init", str(tree.folder), "--bare-origin")
-    commit = commit_sample(tree)
     try:
-        system.up(tree.origin, workers=1)
+        system.begin(tree)
+        commit = commit_sample(tree)
         follower = Follower(system.control, ENDPOINT, Screen(quiet=True), lambda seen: None)
         rollout = follower.rollout(commit)
         assert rollout.state == "succeeded", rollout.message
