@@ -280,7 +280,10 @@ class KubeServer:
         if known is None and asked.subresource:
             raise Refused(404, "NotFound", f'{asked.plural} "{asked.name}" not found')
         owner = (key, asked.query.get("fieldManager", ""), asked.subresource)
-        base = _without(known or {}, self._applied.get(owner, {}), asked.body)
+        kept: Any = {}  # by anybody who applied it: it goes with the last of them
+        for other, body in self._applied.items():
+            kept = _laid_over(kept, body) if other[0] == key and other != owner else kept
+        base = _without(known or {}, self._applied.get(owner, {}), _laid_over(kept, asked.body))
         self._applied[owner] = copy.deepcopy(asked.body)
         whole = _laid_over(base, asked.body)
         return (200 if known else 201), self._write(key, known, whole, asked.subresource)

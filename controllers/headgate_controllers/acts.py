@@ -114,6 +114,8 @@ class Acts:
         launched = replace(deployment, source=replace(deployment.source, variables=plain)) if secrets else deployment
         kind = self._settings().instance_types.get(deployment.source.instance_type.lower())
         count = 1 if purpose is Purpose.SMOKE else deployment.run.instance_count
+        scales = getattr(self._platform, "runs", "") == "image" and purpose is Purpose.SERVE and replicas is None
+        scaling = deployment.run.scaling if scales else None
         return Workload(
             endpoint=head.endpoint,
             deployment=deployment.name,
@@ -132,6 +134,9 @@ class Acts:
             gpu_resource=(kind or InstanceType()).gpu_resource,
             node_pool=kind.node_pool if kind else "",
             secrets=secrets,
+            scaling=scaling,
+            # Going back at once needs what served before, as much of it as served.
+            only_up=scaling is not None and (head.active is not None or state.warm_until is not None),
         )
 
     # --- beside the reconciler's thread ---------------------------------------------------------------------------

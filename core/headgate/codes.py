@@ -39,6 +39,7 @@ FIELDS: Mapping[str, Entry] = {
     "preview-layout": ("The 2021 preview layout of Azure ML.",
                        "Write endpoint.yml and one file per deployment in deployments/."),
     "ignored-field": ("A valid field that has no effect here.", "Keep it for Azure, or delete it."),
+    "clusters-only": ("A field that a cluster obeys and one machine does not.", "Keep it where a cluster serves this."),
     "not-here": ("Valid for Azure, but it cannot be served here.", "Follow the remedy at the place named."),
     "admission": ("A rule of policies/ does not hold, or cannot be evaluated for this document.",
                   "Follow the rule's own remedy."),

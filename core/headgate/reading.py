@@ -278,7 +278,7 @@ class _Endpoint:
             instance_type=self._instance_type(d),
         )
         run = RunSettings(d.instance_count, d.liveness, d.readiness, d.max_concurrent_per_instance,
-                          d.request_timeout_ms, d.max_queue_wait_ms)  # fmt: skip
+                          d.request_timeout_ms, d.max_queue_wait_ms, d.scaling)  # fmt: skip
         revision = revision_id(self.name, d.name, source)
         return DeploymentTarget(d.name, revision, source, run, self._smoke_request(base, process))
 

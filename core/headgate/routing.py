@@ -68,7 +68,7 @@ def _row(deployment: DeploymentTarget, revision: str, share: int, addresses: tup
         per_mille=share,
         upstreams=addresses,
         scoring_path=deployment.source.scoring_path,
-        instances=run.instance_count,
+        instances=max(run.instance_count, run.scaling.most if run.scaling else 0),  # a limit must not hold up growth
         max_concurrent_per_instance=run.max_concurrent_per_instance,
         request_timeout_ms=run.request_timeout_ms,
         max_queue_wait_ms=run.max_queue_wait_ms,

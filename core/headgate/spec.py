@@ -15,7 +15,7 @@ from typing import Any
 from headgate import fields
 from headgate.check import check
 from headgate.findings import Finding, Place, Severity
-from headgate.workload import Probe
+from headgate.workload import Probe, Scaling
 from headgate.yamltext import Document
 
 # fmt: off
@@ -74,6 +74,7 @@ class Deployment:
     max_queue_wait_ms: int
     liveness: Probe
     readiness: Probe
+    scaling: Scaling | None
     ignored: tuple[Finding, ...] = field(repr=False, compare=False)
     document: Document = field(repr=False, compare=False)
 
@@ -96,17 +97,17 @@ def endpoint(document: Document) -> tuple[Endpoint | None, tuple[Finding, ...]]:
 def deployment(document: Document) -> tuple[Deployment | None, tuple[Finding, ...]]:
     """An online deployment, or why it is none. Warnings come with the value, in `ignored` too."""
     values, findings = _checked(document, "deployment", DEPLOYMENT_KIND)
-    found = (*findings, *(_scaling(document) if values is not None else ()))
+    found = (*findings, *(_check_scaling(document) if values is not None else ()))
     if values is None or found:
         return None, found
-    notices = ignored(document, "deployment")
+    notices = (*ignored(document, "deployment"), *_clusters_only(document))
     return _deployment(values, document, notices), notices
 
 
 def _deployment(values: Mapping[str, Any], document: Document, notices: tuple[Finding, ...]) -> Deployment:
     code = values.get("code_configuration") or {}
     requests = values.get("request_settings") or {}
-    scale = values.get("scale_settings") or {}
+    scaling = _scaling(values.get("scale_settings"))
     return Deployment(
         name=values["name"],
         endpoint_name=values.get("endpoint_name", ""),
@@ -116,12 +117,13 @@ def _deployment(values: Mapping[str, Any], document: Document, notices: tuple[Fi
         environment=_environment(values.get("environment")),
         variables=values.get("environment_variables") or {},
         instance_type=values.get("instance_type", ""),
-        instance_count=int(values.get("instance_count", scale.get("min_instances", 1))),
+        instance_count=_instance_count(values, scaling),
         request_timeout_ms=int(requests.get("request_timeout_ms", 5_000)),
         max_concurrent_per_instance=int(requests.get("max_concurrent_requests_per_instance", 1)),
         max_queue_wait_ms=int(requests.get("max_queue_wait_ms", 500)),
         liveness=_probe(values.get("liveness_probe")),
         readiness=_probe(values.get("readiness_probe")),
+        scaling=scaling,
         ignored=notices,
         document=document.without_value(),
     )
@@ -156,6 +158,25 @@ def _probe(value: Any) -> Probe:
     return Probe(**{names.get(key, key): int(number) for key, number in value.items()})
 
 
+def _scaling(value: Any) -> Scaling | None:
+    """None: nothing scales."""
+    if not value or _word("deployment", "scale_settings.type", value["type"]) != "target_utilization":
+        return None
+    least = int(value.get("min_instances", 1))
+    return Scaling(
+        least,
+        max(least, int(value.get("max_instances", 1))),
+        int(value.get("target_utilization_percentage", 70)),
+        int(value.get("polling_interval", 1)),
+    )
+
+
+def _instance_count(values: Mapping[str, Any], scaling: Scaling | None) -> int:
+    if scaling is None:
+        return int(values.get("instance_count", 1))
+    return min(scaling.most, max(scaling.least, int(values.get("instance_count", scaling.least))))
+
+
 # Checks
 
 
@@ -167,7 +188,7 @@ def _checked(document: Document, kind: str, expected: str) -> tuple[dict[str, An
     return (None if found else document.value), found
 
 
-def _scaling(document: Document) -> tuple[Finding, ...]:
+def _check_scaling(document: Document) -> tuple[Finding, ...]:
     """`scale_settings` fits its type, and its type fits the platform."""
     scale = document.value.get("scale_settings")
     if not scale:
@@ -192,6 +213,16 @@ def _scaling(document: Document) -> tuple[Finding, ...]:
     return ()
 
 
+def _clusters_only(document: Document) -> tuple[Finding, ...]:
+    scaling = _scaling(document.value.get("scale_settings"))
+    if scaling is None:
+        return ()
+    count = _instance_count(document.value, scaling)
+    return (Finding("clusters-only", f"`scale_settings` scales on a cluster only: one machine runs {count}, always",
+                    "there `instance_count` is what runs, within the limits", "keep it where a cluster serves this",
+                    document.key_place(("scale_settings",)), Severity.WARNING),)  # fmt: skip
+
+
 def ignored(document: Document, kind: str) -> tuple[Finding, ...]:
     """One notice for each field that is valid and without effect here."""
     rows = fields.children(kind, ())
@@ -208,7 +239,6 @@ _QUIET: Mapping[str, tuple[Any, ...]] = {  # values that ask for what is so anyw
     "public_network_access": ("enabled", "Enabled"),
     "egress_public_network_access": ("enabled", "Enabled"),
     "private_network_connection": (False,),
-    "scale_settings": ({"type": "default"}, {"type": "Default"}),
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from headgate import codec
 from headgate.process import Issuer, Process
-from headgate.workload import Probe
+from headgate.workload import Probe, Scaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ class RunSettings:
     max_concurrent_per_instance: int = 1
     request_timeout_ms: int = 5_000
     max_queue_wait_ms: int = 500
+    scaling: Scaling | None = None  # within its limits `instance_count` is how many start
 
 
 @dataclass(frozen=True, slots=True)

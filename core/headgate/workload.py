@@ -35,6 +35,16 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaling:
+    """Azure's `target_utilization`: a cluster decides how many replicas run. One machine does not."""
+
+    least: int = 1
+    most: int = 1
+    utilization_percent: int = 70  # of the cores that a replica asks for, on average
+    interval_s: int = 1  # Azure's polling_interval
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """What a build made."""
 
@@ -84,6 +94,8 @@ class Workload:
     gpu_resource: str = "nvidia.com/gpu"  # or a MIG or shared profile, as headgate.yml names it
     secrets: Mapping[str, SecretKey] = field(default_factory=dict)  # environment variable -> where its value is
     node_pool: str = ""  # value of the label headgate.dev/pool; empty: any node
+    scaling: Scaling | None = None  # None: `replicas` run, always; else that many at first
+    only_up: bool = False  # with `scaling`: no replica is taken away for now
 
 
 NAME_LENGTH = 63  # of a DNS label

@@ -18,7 +18,7 @@ from headgate.ports import Run as EngineRun
 from headgate.process import InstanceType, Settings
 from headgate.rollout import Head, State, Undo
 from headgate.testing import World, deployment, target
-from headgate.workload import Purpose, Replica, SecretKey, Workload
+from headgate.workload import Purpose, Replica, Scaling, SecretKey, Workload
 from headgate_controllers.acts import Acts, note_undo
 from headgate_controllers.heads import Heads
 from headgate_controllers.records.sqlite import SqliteRecord
@@ -33,6 +33,7 @@ class Machines:
     """A platform that writes down what it is told; `full`: it cannot now."""
 
     def __init__(self) -> None:
+        self.runs = "image"
         self.applied: list[Workload] = []
         self.removed: list[tuple[str, str]] = []
         self.full = False
@@ -137,6 +138,33 @@ def test_what_could_not_be_applied_is_applied_with_the_next_pass(desk: Desk, cap
     desk.platform.full = False
     desk.acts.perform(mirroring(), Run(GREEN.revision))
     assert len(desk.platform.applied) == 1
+
+
+def scaled(head: Head) -> Head:
+    assert head.asked
+    green = replace(GREEN, run=replace(GREEN.run, scaling=Scaling(2, 6)))
+    return replace(head, asked=replace(head.asked, deployments={"green": green}))
+
+
+def test_an_autoscaler_takes_nothing_away_while_a_rollout_runs_or_a_revision_is_kept_warm(desk: Desk) -> None:
+    running = scaled(mirroring())
+    ended = replace(running, rollout=None)
+    state = replace(running.revisions[GREEN.revision], warm_until=9e9)
+    warm = replace(ended, revisions={**ended.revisions, GREEN.revision: state})
+    for head in (running, ended, warm):
+        desk.acts.perform(head, Run(GREEN.revision))
+    assert [(w.scaling, w.only_up) for w in desk.platform.applied] == [
+        (Scaling(2, 6), True),
+        (Scaling(2, 6), False),
+        (Scaling(2, 6), True),
+    ]
+
+
+def test_one_machine_and_a_smoke_replica_do_not_scale(desk: Desk) -> None:
+    desk.acts.perform(scaled(mirroring()), StartSmoke(GREEN.revision))
+    desk.platform.runs = "folder"
+    desk.acts.perform(scaled(mirroring()), Run(GREEN.revision))
+    assert [(w.scaling, w.only_up, w.replicas) for w in desk.platform.applied] == [(None, False, 1), (None, False, 3)]
 
 
 def test_a_smoke_replica_is_one_and_ends_as_none(desk: Desk) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from headgate.workload import Launch, Probe, Purpose, SecretKey, Workload
+from headgate.workload import Launch, Probe, Purpose, Scaling, SecretKey, Workload
 from headgate_controllers.platforms.kubernetes import render
+from headgate_kit.kube.kinds import AUTOSCALER, DISRUPTION_BUDGET
 
 GOLDEN = Path(__file__).parent.parent / "golden/kubernetes"
 PLAIN = Workload(
@@ -35,6 +36,8 @@ LARGE = replace(
     readiness=Probe(30, 10, 2, 2, 6),
 )
 
+SCALED = replace(PLAIN, replicas=2, cpus=1.0, memory_mb=2048, scaling=Scaling(2, 6, 60, 10))
+
 
 def every(w: Workload) -> list[dict[str, Any]]:
     found = [render.account(w), render.deployment(w), *(body for _, body in render.beside(w, "uid-1"))]
@@ -46,6 +49,7 @@ def every(w: Workload) -> list[dict[str, Any]]:
     [
         pytest.param("plain", PLAIN, id="plain"),
         pytest.param("large", LARGE, id="large"),
+        pytest.param("scaled", SCALED, id="scaled"),
         pytest.param("smoke", replace(PLAIN, purpose=Purpose.SMOKE), id="smoke"),
     ],
 )
@@ -139,3 +143,27 @@ def test_the_environment_says_where_to_listen_and_what_it_has() -> None:
         "HEADGATE_CPUS": "4",
         "HOME": "/tmp",
     }
+
+
+def autoscaler(w: Workload) -> dict[str, Any]:
+    return next(body for kind, body in render.beside(w, "uid-1") if kind is AUTOSCALER)
+
+
+def test_no_replica_is_taken_away_while_a_rollout_may_go_back() -> None:
+    assert autoscaler(replace(SCALED, only_up=True))["spec"]["behavior"] == {"scaleDown": {"selectPolicy": "Disabled"}}
+    assert render.deployment(replace(SCALED, only_up=True)) == render.deployment(SCALED), "no pod changes for it"
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "calm_s"),
+    [pytest.param(1, 60, id="least"), pytest.param(10, 200, id="twenty looks"), pytest.param(600, 3600, id="most")],
+)
+def test_a_replica_goes_after_twenty_looks(interval_s: int, calm_s: int) -> None:
+    found = autoscaler(replace(SCALED, scaling=Scaling(1, 2, 70, interval_s)))
+    assert found["spec"]["behavior"]["scaleDown"] == {"stabilizationWindowSeconds": calm_s}
+
+
+@pytest.mark.parametrize("least", [1, 2])
+def test_a_budget_goes_by_the_least_that_may_run(least: int) -> None:
+    kinds = [kind for kind, _ in render.beside(replace(SCALED, replicas=3, scaling=Scaling(least, 4)), "uid-1")]
+    assert (DISRUPTION_BUDGET in kinds) == (least > 1)

@@ -13,6 +13,7 @@ from headgate.params import Fault, ParameterError, share
 from headgate.process import InstanceType, Issuer, Process, Settings
 from headgate.reading import Reading
 from headgate.target import ModelPin, SourcePath
+from headgate.workload import Scaling
 from headgate_kit.worktree import WorkTree
 from headgate_policies.gates.expression import gate as expression
 from headgate_policies.gates.metric import gate as metric
@@ -315,6 +316,28 @@ def test_azures_own_fields_are_noticed(repo: Repo) -> None:
     read = repo.read(blue(text))
     assert read.target
     assert [(f.code, str(f.place)) for f in read.findings][1:] == [("ignored-field", f"{BLUE}:10:1")]
+
+
+@pytest.mark.parametrize(
+    ("count", "starts"),
+    [pytest.param("", 2, id="none"), pytest.param("instance_count: 1\n", 2, id="too few"),
+     pytest.param("instance_count: 3\n", 3, id="within"), pytest.param("instance_count: 9\n", 4, id="too many")],
+)  # fmt: skip
+def test_scaling_is_a_run_setting_and_its_limits_hold_for_what_starts(repo: Repo, count: str, starts: int) -> None:
+    plain = DEPLOYMENT.format(name="blue")
+    limits = "{type: target_utilization, min_instances: 2, max_instances: 4}"
+    fixed, scaled = (
+        repo.read(blue(plain)),
+        repo.read(blue(f"{plain}type: kubernetes\nscale_settings: {limits}\n{count}")),
+    )
+    assert fixed.target
+    assert scaled.target
+    run = scaled.target.deployments["blue"].run
+    assert (run.scaling, run.instance_count) == (Scaling(2, 4), starts)
+    assert scaled.target.revisions.keys() == fixed.target.revisions.keys()
+    (noticed,) = [f for f in scaled.findings if f.code == "clusters-only"]
+    assert f"one machine runs {starts}" in noticed.message
+    assert not noticed.is_error
 
 
 def test_a_conda_file_beside_the_deployments_is_no_deployment(repo: Repo) -> None:

@@ -10,7 +10,7 @@ from headgate.routing import route, same
 from headgate.table import EndpointRoute, Mirror
 from headgate.target import RouterSettings, RunSettings
 from headgate.testing import World, deployment, target
-from headgate.workload import Purpose, ReplicaState
+from headgate.workload import Purpose, ReplicaState, Scaling
 
 BLUE, GREEN = deployment("blue"), deployment("green")
 
@@ -74,6 +74,13 @@ def test_limits_are_those_git_asks_for_now() -> None:
     head = replace(world.head, asked=target("c", [slow, GREEN], {"blue": 100}))
     row = found(world, head).revisions[0]
     assert (row.instances, row.request_timeout_ms) == (3, 90_000)
+
+
+def test_a_limit_does_not_hold_up_an_autoscaler() -> None:
+    world = both()
+    scaled = replace(BLUE, run=RunSettings(instance_count=2, scaling=Scaling(1, 6)))
+    head = replace(world.head, asked=target("c", [scaled, GREEN], {"blue": 100}))
+    assert found(world, head).revisions[0].instances == 6
 
 
 def test_the_process_has_the_mirror_slot_first_then_mirror_traffic() -> None:

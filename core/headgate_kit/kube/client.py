@@ -159,11 +159,19 @@ class Cluster:
         """Raises ConflictError: one of that name is there."""
         return self._json("POST", self._path(kind, "", namespace), {"fieldManager": MANAGER}, body)
 
-    def apply(self, kind: Kind, body: Mapping[str, Any], *, namespace: str = "", subresource: str = "") -> Object:
-        """Server-side apply as `MANAGER`: what we name is ours, what others own stays."""
+    def apply(
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        *,
+        namespace: str = "",
+        subresource: str = "",
+        manager: str = MANAGER,
+    ) -> Object:
+        """Server-side apply as `manager`: what it names is its own, what others own stays."""
         full = {"apiVersion": kind.api, "kind": kind.name, **body}
         path = self._path(kind, full["metadata"]["name"], namespace, subresource)
-        query = {"fieldManager": MANAGER, "force": "true"}
+        query = {"fieldManager": manager, "force": "true"}
         return self._json("PATCH", path, query, full, "application/apply-patch+yaml")
 
     def patch(

@@ -52,6 +52,7 @@ RIGHTS: tuple[Right, ...] = (
     _controller("", "events", ("create",), "say what was put back", RESOURCES),
     _controller("apps", "deployments", (*READ, "create", "patch", "delete"), "run a revision"),
     _controller("policy", "poddisruptionbudgets", ("create", "patch", "delete"), "keep a replica in a drain"),
+    _controller("autoscaling", "horizontalpodautoscalers", ("create", "patch", "delete"), "scale a revision"),
     _controller("networking.k8s.io", "networkpolicies", ("create", "patch"), "shield models"),
     _controller("coordination.k8s.io", "leases", ("get", "create", "patch"), "one controller at a time"),
     _controller(HEADGATE, "onlineendpoints", (*READ, "create", "patch", "delete"), "show endpoints", RESOURCES),

@@ -22,7 +22,7 @@ from headgate_controllers.platforms.kubernetes import inventory, pods, render
 from headgate_controllers.platforms.kubernetes.hand import Hand
 from headgate_controllers.platforms.kubernetes.pods import Patience
 from headgate_kit.kube import Cache, Cluster, Kind
-from headgate_kit.kube.kinds import DEPLOYMENT, DISRUPTION_BUDGET, ENDPOINT_SLICE, POD, SERVICE_ACCOUNT
+from headgate_kit.kube.kinds import AUTOSCALER, DEPLOYMENT, DISRUPTION_BUDGET, ENDPOINT_SLICE, POD, SERVICE_ACCOUNT
 from headgate_kit.layout import DataFolder
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ Key = tuple[str, str, Purpose]
 Object = dict[str, Any]
 PATIENCE = Patience()
 START_S = 20.0  # to see the cluster first
+SCALE = "headgate-scale"  # field manager that holds `replicas` for an autoscaler while we let go of it
 DRIFT_S = 2.0  # least time between two repairs of one Deployment
 PULL_SECRET = "HEADGATE_IMAGE_PULL_SECRET"  # name of the Secret that replicas' images are pulled with
 
@@ -69,7 +70,8 @@ class KubernetesPlatform:
         self._places: dict[Key, dict[str, int]] = {}  # pod -> index
         self._proven: dict[Key, set[int]] = {}  # places that have been ready
         self._beside: dict[Key, list[tuple[Kind, Object]]] = {}  # what stands beside a Deployment, as last applied
-        self._written: dict[str, str] = {}  # Deployment -> digest of its spec as the server answered our last write
+        # Deployment -> digest of its spec as the server answered our last write; of its form, where it is scaled
+        self._written: dict[str, str] = {}
         # endpoint -> its objects by name: a pass looks at one endpoint of thousands
         self._pods_of: dict[str, dict[str, Object]] = {}
         self._deployments_of: dict[str, dict[str, Object]] = {}
@@ -200,7 +202,7 @@ class KubernetesPlatform:
     ) -> list[Replica]:
         """Replicas that are asked for and have no pod."""
         asked = self._asked.get(key)
-        wanted = asked.replicas if asked else int(deployment["spec"].get("replicas", 1)) if deployment else 0
+        wanted = _wanted(asked, deployment)
         free = [i for i in range(wanted) if i not in taken][: max(0, wanted - len(taken))]
         if not free:
             return []
@@ -266,7 +268,11 @@ class KubernetesPlatform:
             _note(self._deployments_of, key[0], item, gone)
             if gone:
                 self._unwanted.discard(key)
-            drifted = key in self._asked and name in self._written and (gone or item["digest"] != self._written[name])
+            drifted = (
+                key in self._asked
+                and name in self._written
+                and (gone or self._written[name] not in (item["digest"], item["form"]))
+            )
             if drifted:
                 del self._written[name]
                 self._drifted.add(key)
@@ -314,12 +320,14 @@ class KubernetesPlatform:
         with self._lock:
             first, seen = key not in self._touched, self._deployments.get(name)
             self._touched.add(key)
-            if not first or seen is None or int(seen["spec"]["replicas"]) != w.replicas:
+            if not first or seen is None or _count(seen, w) != int(seen["spec"]["replicas"]):
+                return False
+            if w.scaling is None and _is_scaled(seen):
                 return False
             beside = (seen["metadata"].get("annotations") or {}).get(render.BESIDE)
             so = render.shape_of(seen) == render.shape(w) and beside == render.beside_digest(w)
             if so:
-                self._written[name] = seen["digest"]
+                self._written[name] = seen["form" if w.scaling else "digest"]
             return so
 
     def _write(self, key: Key, w: Workload) -> Object:
@@ -333,33 +341,49 @@ class KubernetesPlatform:
             self._cluster.apply(SERVICE_ACCOUNT, render.account(w, self._pull_secret))
         elif known["metadata"].get("deletionTimestamp"):
             raise TransientError(f"Deployment {name} is still being deleted")
+        if known is not None and w.scaling is None and _is_scaled(known):
+            self._unscale(name)
         if known is None or drifted or render.shape_of(known) != render.shape(w):
+            if known is not None and w.scaling is not None:
+                self._let_scale(known)
             made = self._cluster.apply(DEPLOYMENT, render.deployment(w))
         else:
-            made = self._scale(known, w)
+            made = known
+        made = self._scale(made, w, w.replicas if known is None else None)
         with self._lock:
-            self._written[name] = codec.digest(made["spec"])
+            self._written[name] = pods.form(made["spec"]) if w.scaling else codec.digest(made["spec"])
             self._drifted.discard(key)
         return made
 
-    def _scale(self, known: Object, w: Workload) -> Object:
+    def _let_scale(self, known: Object) -> None:
+        """An apply that names `replicas` no more would set them to 1 if nobody else held them."""
+        name, count = known["metadata"]["name"], known["spec"].get("replicas", 1)
+        self._cluster.apply(DEPLOYMENT, {"metadata": {"name": name}, "spec": {"replicas": count}}, manager=SCALE)
+
+    def _unscale(self, name: str) -> None:
+        """First of all: it would change `replicas` again."""
+        self._cluster.delete(AUTOSCALER, name)
+        self._cluster.patch(DEPLOYMENT, name, {"metadata": {"annotations": {render.SCALED: None}}})
+
+    def _scale(self, known: Object, w: Workload, start: int | None = None) -> Object:
         """In place: its pods are as asked, whichever version of ours rendered them."""
         now = int(known["spec"].get("replicas", 1))
-        if now == w.replicas:
+        wanted = _count(known, w) if start is None else start
+        if now == wanted:
             return known
-        if now > w.replicas:
-            self._let_last_go_first(w)
-        changed = self._cluster.patch(DEPLOYMENT, known["metadata"]["name"], {"spec": {"replicas": w.replicas}})
+        if now > wanted:
+            self._let_last_go_first(w, wanted)
+        changed = self._cluster.patch(DEPLOYMENT, known["metadata"]["name"], {"spec": {"replicas": wanted}})
         if changed is None:
             raise TransientError(f"Deployment {known['metadata']['name']} was deleted meanwhile")
         return changed
 
-    def _let_last_go_first(self, w: Workload) -> None:
+    def _let_last_go_first(self, w: Workload, wanted: int) -> None:
         """Kubernetes ends those of the lowest cost: the lowest indexes stay, as on every platform."""
         with self._lock:
             places = dict(self._places.get((w.endpoint, w.revision, w.purpose), {}))
         for name, index in places.items():
-            if index >= w.replicas:
+            if index >= wanted:
                 cost = {"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-100"}}}
                 self._cluster.patch(POD, name, cost)
 
@@ -369,6 +393,8 @@ class KubernetesPlatform:
             return
         if DISRUPTION_BUDGET not in [kind for kind, _ in rendered]:
             self._cluster.delete(DISRUPTION_BUDGET, object_name(*key))
+        if w.scaling is not None:  # noted before there is one: it is found again whatever happens in between
+            self._cluster.patch(DEPLOYMENT, object_name(*key), {"metadata": {"annotations": {render.SCALED: "true"}}})
         for kind, body in rendered:
             self._cluster.apply(kind, body)
         self._beside[key] = rendered
@@ -389,6 +415,23 @@ class KubernetesPlatform:
             last = not others - {key}
         if last:
             self._cluster.delete(SERVICE_ACCOUNT, render.account_name(key[0]))
+
+
+def _is_scaled(item: Object) -> bool:
+    return render.SCALED in (item["metadata"].get("annotations") or {})
+
+
+def _count(item: Object, w: Workload) -> int:
+    """Replicas that this Deployment should have; within an autoscaler's limits those it has."""
+    if w.scaling is None:
+        return w.replicas
+    return min(w.scaling.most, max(w.scaling.least, int(item["spec"].get("replicas", 1))))
+
+
+def _wanted(asked: Workload | None, item: Object | None) -> int:
+    if asked is not None and (item is None or asked.scaling is None):
+        return asked.replicas
+    return int(item["spec"].get("replicas", 1)) if item else 0
 
 
 def _note(index: dict[str, dict[str, Object]], endpoint: str, item: Object, gone: bool) -> None:

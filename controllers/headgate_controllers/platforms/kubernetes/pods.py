@@ -71,7 +71,13 @@ def kept_deployment(item: Mapping[str, Any]) -> dict[str, Any]:
         "spec": {"replicas": item["spec"].get("replicas", 1)},
         "status": {"conditions": (item.get("status") or {}).get("conditions") or []},
         "digest": codec.digest(item["spec"]),
+        "form": form(item["spec"]),
     }
+
+
+def form(spec: Mapping[str, Any]) -> str:
+    """Digest of a Deployment's spec whatever its number of replicas is."""
+    return codec.digest({key: value for key, value in spec.items() if key != "replicas"})
 
 
 def kept_slice(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from headgate import codec
-from headgate.workload import ADDRESS, CPUS, READY_PATH, REPLICA, Probe, Purpose, Workload, object_name
+from headgate.workload import ADDRESS, CPUS, READY_PATH, REPLICA, Probe, Purpose, Scaling, Workload, object_name
 from headgate_kit.kube import Kind
-from headgate_kit.kube.kinds import DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE
+from headgate_kit.kube.kinds import AUTOSCALER, DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE
 
 Object = dict[str, Any]
 
@@ -21,6 +21,7 @@ ENDPOINT, DEPLOYMENT, REVISION = f"{GROUP}/endpoint", f"{GROUP}/deployment", f"{
 PURPOSE, PART, POOL = f"{GROUP}/purpose", f"{GROUP}/part", f"{GROUP}/pool"
 SHAPE = f"{GROUP}/shape"  # annotation: digest of what, beside the revision, decides the pod's spec
 BESIDE = f"{GROUP}/beside"  # annotation: digest of what stands beside it, once that was applied
+SCALED = f"{GROUP}/scaled"  # annotation: an autoscaler may stand beside it
 PATIENCE = f"{GROUP}/ready-within-s"  # annotation of a pod: it is given up when it never was ready by then
 MODEL = "model"  # value of PART, and the container's name
 OURS = f"{PART}={MODEL}"  # selects what this platform made
@@ -31,6 +32,7 @@ USER = 10_001
 LINGER_S = 5  # before SIGTERM: routers see `terminating` within 1 s and send nothing new
 GRACE_S = 45  # LINGER_S, the front's own drain of 30 s, and some
 NODE_LOST_S = 30  # a pod of a node that is silent is replaced after it; Kubernetes itself waits 300
+CALM_LOOKS, CALM_S = 20, (60, 3600)  # of polling_interval until a replica goes; within these, for a model takes a while
 WRITABLE = ("/tmp", FOLDER)  # all else of a replica's file system is read-only
 
 
@@ -82,6 +84,7 @@ def _numbers(p: Probe) -> list[int]:
 
 
 def deployment(w: Workload) -> Object:
+    """Without `replicas` where an autoscaler decides on them: an apply would take them from it."""
     match_labels = selector(w.endpoint, w.revision, w.purpose)
     return {
         "metadata": {
@@ -90,7 +93,7 @@ def deployment(w: Workload) -> Object:
             "annotations": {SHAPE: shape(w)},
         },
         "spec": {
-            "replicas": w.replicas,
+            **({} if w.scaling else {"replicas": w.replicas}),
             "revisionHistoryLimit": 1,
             "selector": {"matchLabels": match_labels},
             # A changed probe or size never takes a replica away before the next one is ready.
@@ -227,8 +230,10 @@ def beside(w: Workload, owner_uid: str) -> list[tuple[Kind, Object]]:
     found = [(NETWORK_POLICY, _policy(w, owner_uid))]
     if w.purpose is Purpose.SERVE:
         found.append((SERVICE, _service(w, owner_uid)))
-        if w.replicas > 1:
+        if (w.scaling.least if w.scaling else w.replicas) > 1:
             found.append((DISRUPTION_BUDGET, _budget(w, owner_uid)))
+        if w.scaling:
+            found.append((AUTOSCALER, _autoscaler(w, w.scaling, owner_uid)))
     return found
 
 
@@ -261,6 +266,27 @@ def _budget(w: Workload, owner_uid: str) -> Object:
             "maxUnavailable": 1,
             "unhealthyPodEvictionPolicy": "AlwaysAllow",  # one that does not serve must not hold up a drain
             "selector": {"matchLabels": selector(w.endpoint, w.revision, w.purpose)},
+        },
+    }
+
+
+def _autoscaler(w: Workload, scaling: Scaling, owner_uid: str) -> Object:
+    """By the cores that replicas use, which every cluster with a metrics server knows."""
+    cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": scaling.utilization_percent}}
+    calm_s = min(max(CALM_LOOKS * scaling.interval_s, CALM_S[0]), CALM_S[1])
+    down: Object = {"selectPolicy": "Disabled"} if w.only_up else {"stabilizationWindowSeconds": calm_s}
+    return {
+        "metadata": _owned(w, owner_uid),
+        "spec": {
+            "scaleTargetRef": {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "name": object_name(w.endpoint, w.revision, w.purpose),
+            },
+            "minReplicas": scaling.least,
+            "maxReplicas": scaling.most,
+            "metrics": [{"type": "Resource", "resource": cpu}],
+            "behavior": {"scaleDown": down},
         },
     }
 
