@@ -283,4 +283,4 @@ class Detection:
 
 def significant(value: float, digits: int = 9) -> float:
     """Rounded to significant digits, so that a figure is the same bytes on every machine."""
-    return float(f"{value:.{digits}g}") if math.isfinite(value) else value
+    return float(f"{value:.{digits}g}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,10 +116,17 @@ def _named(counts: Counts) -> tuple[tuple[str, Mapping[Any, int]], ...]:
 
 
 def _bad(counts: Mapping[Any, Any], *, buckets: bool) -> str:
-    for key, n in counts.items():
-        if type(n) is not int or n < 0 or (buckets and not (type(key) is int and 0 <= key <= LAST_BUCKET)):
-            return _worst(counts, buckets=buckets)
-    return ""
+    if not counts or (_whole(counts.values()) and min(counts.values()) >= 0 and not (buckets and _beyond(counts))):
+        return ""
+    return _worst(counts, buckets=buckets)
+
+
+def _whole(numbers: Iterable[Any]) -> bool:
+    return {*map(type, numbers)} == {int}
+
+
+def _beyond(keys: Collection[Any]) -> bool:
+    return not (_whole(keys) and min(keys) >= 0 and max(keys) <= LAST_BUCKET)
 
 
 def _worst(counts: Mapping[Any, Any], *, buckets: bool) -> str:

@@ -74,7 +74,7 @@ class EProcess:
         self._sums = [0.0] * len(weights)
         self._cap = cap
         self._room = [cap] * len(weights)
-        self._starts: list[tuple[float, tuple[float, ...]]] = []
+        self._starts: list[tuple[Sequence[float], Sequence[float]]] = []  # log weights, sums then: of each strategy
         self._lowest = [math.inf] * len(weights)  # of the sums that the starts began with
         self._waiting = 1.0  # weight of the starts still to come; they hold their stake
         self._looks = 0
@@ -113,17 +113,14 @@ class EProcess:
 
     def _start(self, number: int) -> None:
         weight = FIRST_START if number == 0 else (1 - FIRST_START) / (number * (number + 1))
-        self._starts.append((math.log(weight), tuple(self._sums)))
+        self._starts.append(([math.log(weight) + share for share in self._weights], tuple(self._sums)))
         self._lowest = [min(pair) for pair in zip(self._lowest, self._sums, strict=True)]
         self._waiting = 1 - FIRST_START if number == 0 else (1 - FIRST_START) / (number + 1)
 
     def _mixture(self) -> float:
         terms = [math.log(self._waiting)]
-        for log_weight, origin in self._starts:
-            terms += [
-                log_weight + share + now - before
-                for share, now, before in zip(self._weights, self._sums, origin, strict=True)
-            ]
+        for weights, origin in self._starts:
+            terms += [weight + now - before for weight, now, before in zip(weights, self._sums, origin, strict=True)]
         top = max(terms)
         return top + math.log(math.fsum([math.exp(term - top) for term in terms]))
 
