@@ -74,16 +74,25 @@ class Request:
     )
 
     def __init__(
-        self, shared: Desk, name: str, rest: bytes, method: bytes, query: bytes, fields: Sequence[headers.Field]
+        self,
+        shared: Desk,
+        name: str,
+        rest: bytes,
+        method: bytes,
+        query: bytes,
+        fields: Sequence[headers.Field],
+        asked: headers.Asked,
     ) -> None:
-        """`rest`: the raw path below the endpoint, without its leading slash; `fields`: names in lower case."""
+        """`rest`: the raw path below the endpoint, without its leading slash; `fields`: names in lower case;
+        `asked`: what was read of them, not changed here.
+        """
         self.shared = shared
         self.name = name
         self.rest = rest
         self.method = method
         self.query = query
         self.fields = fields
-        self.asked = headers.read(fields)
+        self.asked = asked
         self.request_id = self.asked.request_id or b"%032x" % shared.random.getrandbits(128)
         self.detail = ""  # of the refusal returned last
         self.live: LiveRoute | None = None

@@ -44,7 +44,8 @@ class _Cycle(Request):
 
     def __init__(self, shared: Desk, scope: Scope, receive: Receive, send: Send, name: str, rest: bytes) -> None:
         method: str = scope["method"]
-        super().__init__(shared, name, rest, method.encode("latin-1"), scope["query_string"], scope["headers"])
+        asked = headers.read(scope["headers"])
+        super().__init__(shared, name, rest, method.encode("latin-1"), scope["query_string"], scope["headers"], asked)
         if scope["http_version"] == "1.1":
             self.asked.ambiguous |= self.asked.hosts == 0
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import http
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 from headgate_router import headers, mirror, refusals
@@ -82,10 +82,11 @@ class Exchange(Request):
         rest: bytes,
         method: bytes,
         query: bytes,
-        fields: Any,
+        fields: Sequence[headers.Field],
         version: str,
+        asked: headers.Asked,
     ) -> None:
-        super().__init__(shared, name, rest, method, query, fields)
+        super().__init__(shared, name, rest, method, query, fields, asked)
         old = version != "1.1"
         self.asked.ambiguous |= self.asked.coded if old else self.asked.hosts == 0
         self.caller = caller
