@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from headgate import codec
+from headgate.capacity import Space
 from headgate.control import (
     EndpointStatus,
     OperatorAction,
@@ -61,6 +62,9 @@ class Control:
 
     def endpoint(self, name: str) -> EndpointStatus:
         return codec.decode(EndpointStatus, self.get(f"/endpoints/{quote(name, safe='')}"))
+
+    def space(self, name: str) -> Space:
+        return codec.decode(Space, self.get(f"/endpoints/{quote(name, safe='')}/capacity"))
 
     def rollouts(self, name: str) -> list[RolloutStatus]:
         return codec.decode(list[RolloutStatus], self.get(f"/endpoints/{quote(name, safe='')}/rollouts"))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headgate_console.plans import Change
     from headgate_controllers.repo.gitdir import GitDir
 
+ROOM_S = 5.0  # longest wait for a controller that a plan can do without
 FORMATS = ("text", "json", "sarif", "github", "gitlab", "junit", "markdown")
 
 
@@ -94,16 +95,18 @@ def sources(done: Checked) -> dict[str, str]:
 @click.argument("span", metavar="[BASE..HEAD]", default="")
 @click.option("--repo", "root", type=click.Path(path_type=Path), default=Path(), help="Work tree. Default: here.")
 @click.option("--rate", type=float, default=10.0, show_default=True, help="Live requests a second to expect.")
+@options.data()
 @options.output("table", "json", "yaml", "markdown")
-def plan(span: str, root: Path, rate: float, output: str) -> Exit:
+def plan(span: str, root: Path, rate: float, data: str | None, output: str) -> Exit:
     """Show what a change would do to each endpoint: traffic, ops, soaks, what its gates can find.
 
     Without BASE..HEAD: the files as they are now, against what was pushed last (or, without an origin, committed).
+    Where a controller answers and its platform knows what it has: whether the new replicas find room now.
     """
     from headgate_console import planview
     from headgate_console.print import API_VERSION
 
-    changes = plan_changes(root, span, rate)
+    changes = with_room(plan_changes(root, span, rate), data)
     if output == "markdown":
         for line in planview.markdown(changes, rate):
             click.echo(line)
@@ -122,6 +125,23 @@ def plan_changes(root: Path, span: str, rate: float) -> list[Change]:
     with trees(root, span) as (base, head):
         sides = [plans.read_side(tree, cache) for tree in (base, head)]
         return list(plans.changes(sides[0], sides[1], gates, rate))
+
+
+def with_room(changes: list[Change], data: str | None) -> list[Change]:
+    """Asks the controller; as they are when none answers, for a plan needs no running system."""
+    from headgate_console import plans
+    from headgate_console.connect import open_control
+
+    if not any(change.needs for change in changes):
+        return changes
+    try:
+        control = open_control(data)
+        control.timeout_s = ROOM_S
+        return [plans.fitted(change, control.space(change.endpoint)) if change.needs else change for change in changes]
+    except FindingsError as error:
+        if data or options.remote()[0]:  # it was asked for
+            note(f"capacity is not known: {error.findings[0].message}")
+        return changes
 
 
 @options.verb()

@@ -7,10 +7,11 @@ knows what was finalized before, so a return to a known-good state is a switch t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from headgate import params, reading
+from headgate import capacity, params, reading
+from headgate.capacity import Fit, Need, Space
 from headgate.evidence import Detection, Traffic
 from headgate.findings import Finding, in_order
 from headgate.phases import BY_VERB
@@ -20,7 +21,7 @@ from headgate.ports import Tree
 from headgate.process import Settings
 from headgate.reading import Reading
 from headgate.rollout import Head, Release, RevisionState
-from headgate.target import Target
+from headgate.target import DeploymentTarget, Target
 from headgate_policies import admission, idle
 from headgate_policies.judge import alpha_share, resolve
 
@@ -45,6 +46,9 @@ class Change:
     promises: tuple[Promise, ...] = ()
     removed: bool = False
     settings: tuple[str, ...] = field(default=())  # applied in place, in words
+    needs: tuple[Need, ...] = ()  # what its new revisions ask for; none: nodes come as needed
+    beside: tuple[Need, ...] = ()  # what serves on until the end
+    fit: Fit | None = None  # None: nobody was asked, or knows
 
     @property
     def refused(self) -> bool:
@@ -84,7 +88,8 @@ def changes(base: Side, head: Side, gates: Gates, rate: float) -> Iterator[Chang
         if any(f.is_error for f in found) or asked.target is None:
             yield Change(name, before, None, findings=found)
         elif before is None or asks_more(before, asked.target):
-            yield planned(name, before, asked.target, found, gates, rate)
+            made = planned(name, before, asked.target, found, gates, rate)
+            yield made if head.settings.capacity == "elastic" else sized(made, head.settings)
 
 
 def asks_more(before: Target, after: Target) -> bool:
@@ -100,6 +105,33 @@ def planned(
     return Change(
         name, before, after, moves, in_order((*found, *made.findings)), promises, False, in_place(before, after)
     )
+
+
+def sized(change: Change, settings: Settings) -> Change:
+    """With what the rollout asks for; without one as it is."""
+    plan, after = change.plan, change.after
+    if plan is None or after is None:
+        return change
+    live = {
+        r: d
+        for r, d in (change.before.revisions if change.before else {}).items()
+        if change.before and change.before.traffic.get(r)
+    }
+    kept = {r: d for r, d in {**live, **after.revisions}.items() if r not in plan.revisions}
+
+    def asked(deployment: DeploymentTarget) -> Need:
+        return capacity.need(change.endpoint, deployment, settings, deployment.run.instance_count)
+
+    needs = tuple(asked(after.revisions[revision]) for revision in plan.revisions)
+    return replace(change, needs=needs, beside=tuple(asked(d) for _, d in sorted(kept.items())))
+
+
+def fitted(change: Change, space: Space) -> Change:
+    """With whether its rollout could start now."""
+    if space.inventory is None or not change.needs:
+        return change
+    claims = replace(space.claims, beside=change.beside)
+    return replace(change, fit=capacity.fit(space.inventory, change.needs, claims))
 
 
 def differs(before: Target | None, after: Target) -> bool:

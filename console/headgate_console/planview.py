@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headgate import codec
+from headgate.capacity import Answer
 from headgate.phases import MIRROR, STEP
 from headgate.plan import Op
 from headgate.target import Target
@@ -30,6 +31,7 @@ def one(change: Change, rate: float) -> list[str]:
         *(f"  {line}" for line in summary(change)),
         *(f"  {line}" for line in ladder(change)),
         *(f"  {promise(p, change, rate)}" for p in change.promises if p.detection),
+        *(f"  {line}" for line in room(change)),
         *(f"  note: {note}" for note in (change.plan.notes if change.plan else ())),
         *(line for finding in change.findings for line in str(finding).splitlines()),
     ]
@@ -99,6 +101,19 @@ def promise(given: Promise, change: Change, rate: float) -> str:
     return line + dim(f": {age(found.requests / (rate * share))} at {share * 100:g} % of {rate:g} a second")
 
 
+def room(change: Change) -> list[str]:
+    """Whether its new replicas find a place; nothing when nobody knows."""
+    if change.fit is None:
+        return []
+    match change.fit.answer:
+        case Answer.START:
+            return [f"capacity: fits now: {change.fit.at_once} more start beside what runs"]
+        case Answer.WAIT:
+            return [f"capacity: waits, number {change.fit.position} in line: {change.fit.text}"]
+        case Answer.REFUSE:
+            return [f"capacity: will be refused: {change.fit.text}"]
+
+
 def first_share(change: Change) -> float:
     """The candidate's share of live requests at the first step, 0 to 1."""
     plan, before = change.plan, change.before
@@ -126,7 +141,7 @@ def bullets(change: Change, rate: float) -> list[str]:
     import click
 
     said = [click.unstyle(promise(p, change, rate)) for p in change.promises if p.detection]
-    return [*said, *(change.plan.notes if change.plan else ())]
+    return [*said, *room(change), *(change.plan.notes if change.plan else ())]
 
 
 def grid(change: Change) -> list[str]:
@@ -148,6 +163,7 @@ def data(changes: Sequence[Change]) -> list[dict[str, Any]]:
             "in_place": list(change.settings),
             "plan": codec.to_data(change.plan) if change.plan else None,
             "gates": [{"gate": p.gate, "detection": codec.to_data(p.detection)} for p in change.promises],
+            "capacity": codec.to_data(change.fit) if change.fit else None,
             "findings": codec.to_data(list(change.findings)),
         }
         for change in changes

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from headgate import capacity
-from headgate.capacity import Claims, Fit, Inventory, Need
+from headgate.capacity import Claims, Fit, Inventory, Need, Space
 from headgate.findings import HeadgateError
 from headgate.phases import BUILD, DEPLOY, SMOKE
 from headgate.ports import Platform
@@ -46,6 +47,15 @@ class Capacity:
             log.warning("%s: capacity is not known: %s", head.endpoint, error)
             return None
 
+    def space(self, endpoint: str) -> Space:
+        """For a preview: a rollout of it would come last in line."""
+        try:
+            inventory = self._inventory() if self._inventory is not None else None
+            return Space(inventory, self._others(endpoint, lambda other: True)) if inventory else Space(None)
+        except HeadgateError as error:
+            log.warning("%s: capacity is not known: %s", endpoint, error)
+            return Space(None)
+
     def _needs(self, head: Head, rollout: Rollout) -> list[Need]:
         return [self._need(head, rollout, revision) for revision in rollout.plan.revisions]
 
@@ -58,19 +68,23 @@ class Capacity:
         return capacity.need(head.endpoint, deployment, self._settings(), count)
 
     def _claims(self, head: Head, rollout: Rollout) -> Claims:
+        others = self._others(head.endpoint, lambda other: _earlier(other, rollout))
+        return replace(others, beside=self._beside(head, rollout))
+
+    def _others(self, endpoint: str, is_ahead: Callable[[Rollout], bool]) -> Claims:
         held: list[Need] = []
         before: list[Need] = []
         position = 1
         for other in self._heads.all():
             active = other.active
-            if active is None or other.endpoint == head.endpoint:
+            if active is None or other.endpoint == endpoint:
                 continue
             if any(op.verb in (SMOKE, DEPLOY) for op in active.ops):
                 held += self._needs(other, active)
-            elif active.queued_at is not None and _earlier(active, rollout):
+            elif active.queued_at is not None and is_ahead(active):
                 before += self._needs(other, active)
                 position += 1
-        return Claims(held, before, self._beside(head, rollout), position)
+        return Claims(held, before, position=position)
 
     def _beside(self, head: Head, rollout: Rollout) -> Sequence[Need]:
         """What serves until the rollout's end, and what it leads to that runs already."""

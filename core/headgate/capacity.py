@@ -86,6 +86,14 @@ class Claims:
 NOBODY = Claims()
 
 
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What a rollout would find if it began now."""
+
+    inventory: Inventory | None  # None: nobody knows, so nothing is held up
+    claims: Claims = NOBODY  # of others
+
+
 def fit(inventory: Inventory, needs: Sequence[Need], claims: Claims = NOBODY) -> Fit:
     """Whether the rollout's replicas can start now, beside everything that runs and is held."""
     now = _Room(inventory, free=True)

@@ -98,6 +98,7 @@ def system(tmp_path: Path) -> Iterator[System]:
         ("GET", "/status"),
         ("GET", "/endpoints/fraud"),
         ("GET", "/endpoints/fraud/keys"),
+        ("GET", "/endpoints/fraud/capacity"),
         ("GET", "/endpoints/fraud/verdicts"),
         ("GET", "/verdicts/a/b/c"),
         ("GET", "/replays/a/b/c"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headgate.capacity import Answer, Inventory, Node
+from headgate.capacity import Answer, Inventory, Node, Space
 from headgate.draft import Draft
 from headgate.findings import TransientError
 from headgate.intent import accept
@@ -228,3 +228,18 @@ def test_an_op_that_starts_nothing_or_is_open_needs_no_room(desk: Desk) -> None:
     desk.begin("first", 5, ops=("build", "smoke"))
     assert (desk.room("first", "mirror"), desk.room("first", "smoke")) == (None, None)
     assert desk.room("first", "deploy").answer is Answer.REFUSE
+
+
+def test_a_preview_comes_last_in_line_and_its_own_rollout_is_no_claim(desk: Desk) -> None:
+    desk.begin("first", 2, ops=("build", "smoke"))
+    desk.begin("second", 3, queued=True)
+    space = desk.capacity.space("third")
+    assert ([n.count for n in space.claims.held], [n.count for n in space.claims.before]) == ([2], [3])
+    assert space.claims.position == 2
+    assert space.inventory == desk.machines.inventory()
+    assert desk.capacity.space("first").claims.held == []
+
+
+def test_a_preview_of_what_nobody_knows_says_so(desk: Desk) -> None:
+    desk.machines.away = True
+    assert desk.capacity.space("first") == Space(None)

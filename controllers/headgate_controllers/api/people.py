@@ -45,6 +45,11 @@ def routes(controller: Controller) -> APIRouter:
     def rollout(rollout: str) -> Response:
         return _json(_found(controller.rollout, rollout))
 
+    @api.get("/endpoints/{name}/capacity")
+    def space(name: str) -> Response:
+        """What a rollout of it would find now: nodes, quotas, and the claims of others. It need not exist yet."""
+        return _json(controller.capacity.space(name))
+
     @api.get("/events")
     def events(endpoint: str = "", after: int = 0, limit: Annotated[int, Query(le=5_000)] = 500) -> Response:
         found = controller.record.events(endpoint or None, after=after, limit=limit)
