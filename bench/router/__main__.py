@@ -7,9 +7,6 @@ one for itself. nginx, haproxy, envoy and wrk are used when they are installed; 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -18,7 +15,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+from bench.numbers import keep
 from bench.router import change, mirrors, size
 from bench.router.job import JOB
 from bench.router.load import on_rest, paced, run, saturate, streams
@@ -27,7 +26,6 @@ from bench.router.places import CORES, REST, cpu_s, free_ports, memory_mb, runni
 
 from headgate_console.print import table
 
-RESULTS = Path(__file__).parents[1] / "results" / "router.json"
 PARTS = ("peers", "change", "mirrors", "size")
 UPSTREAM = [sys.executable, "-m", "bench.router.upstream"]
 OURS, NGINX, ENVOY = "headgate", "nginx", "envoy"
@@ -55,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     if not set(parts) <= set(PARTS) or not Path("/proc/self/smaps_rollup").exists() or len(CORES) < 2:
         parser.error(f"parts: {', '.join(PARTS)}; Linux and two cores are needed")
     on_rest()
-    result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    measured: dict[str, Any] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="router-bench-")))
         folder.chmod(0o755)  # started as root, nginx reads its files as somebody else
@@ -63,22 +61,17 @@ def main(argv: Sequence[str]) -> int:
         if "peers" in parts:
             names = asked.peers.split(",") if asked.peers else [peer.name for peer in PEERS]
             chosen = [peer for peer in PEERS if peer.name in names]
-            result |= side_by_side(chosen, folder, up, asked.rounds, asked.seconds)
+            measured |= side_by_side(chosen, folder, up, asked.rounds, asked.seconds)
         if "change" in parts:
             say("a change of weights")
-            result |= change.measure(folder, up)
+            measured |= change.measure(folder, up)
         if "mirrors" in parts:
             say("mirrors whose target is ill")
-            result["mirrors"] = mirrors.measure(folder, up, UPSTREAM, asked.seconds)
+            measured["mirrors"] = mirrors.measure(folder, up, UPSTREAM, asked.seconds)
         if "size" in parts:
             say("memory")
-            result |= size.measure(folder, up)
-    result["machine"] = {
-        "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version(),
-        "load": round(os.getloadavg()[0], 2),
-    }  # fmt: skip
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+            measured |= size.measure(folder, up)
+    result = keep("router", measured)
     report(result)
     return 0 if all(result.get(name, 0.0) <= goal for name, goal in GOALS.items()) else 1
 

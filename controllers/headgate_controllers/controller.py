@@ -256,7 +256,7 @@ class Controller:
                 endpoint=head.endpoint,
                 asked=head.asked.traffic if head.asked and agrees_with_git(head) else None,
                 decided=head.traffic,
-                routed={r.revision: r.per_mille for r in route.revisions if r.per_mille} if route else {},
+                routed=route.split if route else {},
                 generation=route.generation if route else 0,
                 acked=acked,
                 observed=self._split_counts(route),

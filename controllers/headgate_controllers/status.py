@@ -41,8 +41,7 @@ def endpoint_status(
 
 def _lag(head: Head, route: EndpointRoute | None, acked: int) -> str:
     """Why callers may not see yet what the record says; empty: every leased router worker serves it."""
-    split = {r.revision: r.per_mille for r in route.revisions if r.per_mille} if route else {}
-    if split != dict(head.traffic):
+    if (route.split if route else {}) != dict(head.traffic):
         return "the route table is about to change"
     if route is not None and acked < route.generation:
         return f"router workers are taking generation {route.generation}" if acked else "no router worker is heard of"

@@ -222,8 +222,7 @@ def _live(draft: Draft, seen: Seen, op: OpRecord) -> bool:
 
 
 def _shows(route: EndpointRoute, head: Head) -> bool:
-    split = {r.revision: r.per_mille for r in route.revisions if r.per_mille}
-    return split == dict(head.traffic) and set(head.mirrors) <= set(route.mirrors)
+    return route.split == dict(head.traffic) and set(head.mirrors) <= set(route.mirrors)
 
 
 def _lost_candidate(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> bool:

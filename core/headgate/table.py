@@ -58,6 +58,11 @@ class EndpointRoute:
     sticky: str = "none"  # none | header:NAME | cookie:NAME
     redact: tuple[str, ...] = ()  # JSON paths blanked in pairs before they leave the router
 
+    @property
+    def split(self) -> dict[str, int]:
+        """Revision -> per-mille of live traffic, of those that have some."""
+        return {r.revision: r.per_mille for r in self.revisions if r.per_mille}
+
 
 @dataclass(frozen=True, slots=True)
 class RouteTable:
