@@ -63,6 +63,7 @@ REPOSITORY: Mapping[str, Entry] = {
     "name-case": ("Two names differ only in case.", "Rename one: host names do not tell them apart."),
     "duplicate-name": ("One name is used twice.", "Rename or delete one."),
     "traffic-sum": ("`traffic` adds up to neither 100 nor 0.", "Make it 100, or 0 to drain the endpoint."),
+    "websocket-unknown": ("`websocket` in rollout.yml names a deployment that does not exist.", "Correct the name."),
     "traffic-unknown": ("`traffic` names a deployment that does not exist.", "Add it, or correct the name."),
     "mirror-traffic": ("`mirror_traffic` names several deployments, or one with live traffic.",
                        "Copy to one deployment that has no live traffic."),

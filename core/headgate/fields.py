@@ -230,6 +230,9 @@ ROLLOUT: tuple[Field, ...] = (
           pattern="none|header:[A-Za-z0-9-]+|cookie:[A-Za-z0-9_-]+", rule="is none, header:NAME or cookie:NAME"),
     Field("redact", "list", "JSON paths blanked before answers leave the router.", [], PROCESS),
     Field("redact[]", "text", "One JSON path.", part=PROCESS, pattern="\\$.*", rule="starts with `$`"),
+    Field("websocket", "list", "Deployments whose WebSocket requests are tunnelled; those of others are refused.", [],
+          PROCESS),
+    Field("websocket[]", "text", "One deployment.", part=PROCESS, pattern=NAME, rule=NAME_RULE),
 )
 
 HEADGATE: tuple[Field, ...] = (

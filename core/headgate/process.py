@@ -34,6 +34,7 @@ class Process:
     repeatable: bool = True
     sticky: str = "none"
     redact: tuple[str, ...] = ()
+    websocket: tuple[str, ...] = ()  # deployments whose WebSocket requests are tunnelled
     smoke_request: str = "sample-request.json"  # beside the deployment's file
     min_requests: int = 50  # candidate requests every gate needs at least before it may pass
 

@@ -7,7 +7,7 @@ the caller passes a `cache`, so that a repository of ten thousand endpoints cost
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,7 +114,7 @@ class _Endpoint:
     def read(self) -> Reading:
         endpoint = self._endpoint()
         written = self._deployments()
-        process = self._process()
+        process = self._process({d.name for d in written.values()} | self.broken)
         if endpoint is not None:
             self._check_traffic(endpoint, written)
         targets = {d.name: self._target(d, path, process) for path, d in written.items()}
@@ -140,6 +140,7 @@ class _Endpoint:
                 repeatable=process.repeatable,
                 sticky=process.sticky,
                 redact=process.redact,
+                websocket=process.websocket,
             ),
             process=process,
             files=files,
@@ -201,7 +202,7 @@ class _Endpoint:
                       d.document.place(("name",)))  # fmt: skip
         return not same
 
-    def _process(self) -> Process:
+    def _process(self, deployments: Collection[str]) -> Process:
         process = self.assets.settings.process
         path = next((p for p in (f"{self.folder}/rollout{s}" for s in SUFFIXES) if p in self.listing), None)
         document: Document | None = self._parsed(path, "text", lambda d: (d, ())) if path else None
@@ -209,6 +210,8 @@ class _Endpoint:
         if document is not None:
             process, found = settings.read_process(document, process)
             self.findings += found
+            if not found:
+                self._check_websocket(document, deployments)
         process, missing = gateblocks.with_files(process, self.paths, self.folder if own else "", own)
         self.findings += missing
         return process
@@ -249,6 +252,16 @@ class _Endpoint:
             self._say("traffic-sum", f"traffic adds up to {total}, expected 100 (or 0: drained)", _lost(total),
                       _balance(e.traffic, total), e.document.key_place(("traffic",)))  # fmt: skip
         self._check_mirror(e)
+
+    def _check_websocket(self, document: Document, names: Collection[str]) -> None:
+        value = document.value if isinstance(document.value, dict) else {}
+        for index, name in enumerate(value.get("websocket") or ()):
+            if name not in names:
+                near = closest(name, names)
+                fix = f"did you mean `{near}`?" if near else "take it out"
+                self._say("websocket-unknown", f"`websocket` names `{name}`, which is no deployment",
+                          "the WebSocket requests meant by it would be refused", fix,
+                          document.place(("websocket", index)))  # fmt: skip
 
     def _check_mirror(self, e: spec.Endpoint) -> None:
         mirrored = [name for name, share in e.mirror_traffic.items() if share]

@@ -36,7 +36,8 @@ def route(
         share = head.traffic.get(revision, 0)
         if share or (state.running and state.warm_until is None):
             settings = target.revisions.get(revision, state.deployment)
-            row = _row(settings, revision, share, () if service else _addresses(replicas, revision))
+            found = () if service else _addresses(replicas, revision)
+            row = _row(settings, revision, share, found, target.router.websocket)
             rows.append(replace(row, service=service(head.endpoint, revision)) if service else row)
     router = target.router
     return EndpointRoute(
@@ -60,7 +61,9 @@ def _addresses(replicas: Sequence[Replica], revision: str) -> tuple[str, ...]:
     return tuple(sorted(r.address for r in ready if r.state is ReplicaState.READY))
 
 
-def _row(deployment: DeploymentTarget, revision: str, share: int, addresses: tuple[str, ...]) -> RouteRevision:
+def _row(
+    deployment: DeploymentTarget, revision: str, share: int, addresses: tuple[str, ...], tunnelled: Sequence[str]
+) -> RouteRevision:
     run = deployment.run
     return RouteRevision(
         revision=revision,
@@ -72,6 +75,7 @@ def _row(deployment: DeploymentTarget, revision: str, share: int, addresses: tup
         max_concurrent_per_instance=run.max_concurrent_per_instance,
         request_timeout_ms=run.request_timeout_ms,
         max_queue_wait_ms=run.max_queue_wait_ms,
+        websocket=deployment.name in tunnelled,
     )
 
 

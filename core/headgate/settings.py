@@ -76,6 +76,8 @@ def process_of(values: Mapping[str, Any], base: Process) -> Process:
         changes["sticky"] = values["sticky"]
     if "redact" in values:
         changes["redact"] = tuple(values["redact"])
+    if "websocket" in values:
+        changes["websocket"] = tuple(values["websocket"])
     return replace(base, **changes)
 
 

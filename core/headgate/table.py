@@ -31,6 +31,7 @@ class RouteRevision:
     max_concurrent_per_instance: int = 1  # m
     request_timeout_ms: int = 5_000
     max_queue_wait_ms: int = 500
+    websocket: bool = False  # an upgrade to WebSocket is tunnelled; else refused
     service: str = ""  # where the router finds replicas itself, `k8s:NAMESPACE/SERVICE:PORT`; empty: `upstreams`
 
 

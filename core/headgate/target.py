@@ -90,6 +90,7 @@ class RouterSettings:
     repeatable: bool = True
     sticky: str = "none"
     redact: tuple[str, ...] = ()
+    websocket: tuple[str, ...] = ()  # deployments, by name
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import TypeVar
 from headgate.evidence import STREAM_TIMES, Batch, Counts, Outcome, Pair, bucket, size_class
 from headgate.table import RouteTable
 from headgate_router.streams import Stream
+from headgate_router.tunnels import Tunnels
 
 K = TypeVar("K")
 
@@ -134,6 +135,7 @@ class Book:
         self._totals = Totals()
         self._pair_bytes = 0
         self.in_flight = 0
+        self.tunnels = Tunnels()
         self.unrouted: dict[int, int] = {}  # status -> requests that named no endpoint of ours
 
     def live(

@@ -145,6 +145,8 @@ class Feed:
         self.fields_unknown += unknown
         self._routes.swap(table)
         self._book.forget(table)
+        for (endpoint, _, revision), n in self._book.tunnels.left_behind(table):
+            log.warning("%s: %d tunnels stay with %s, which this table lists no more", endpoint, n, revision)
         self._save(sent)
         return True
 

@@ -43,6 +43,7 @@ from headgate_router.mirror import Mirrors
 from headgate_router.request import MAX_BODY, Desk, suffix
 from headgate_router.routes import Routes
 from headgate_router.tls import Certificate, Entrance
+from headgate_router.tunnels import Limits
 
 log = logging.getLogger("headgate.router")
 
@@ -68,6 +69,7 @@ class Settings:
     connections: int = CONNECTIONS  # of callers
     client_connections: int = CONNECTIONS // 2  # of one client address
     certificate: Certificate | None = None  # None: plain HTTP
+    tunnels: Limits = Limits()
     access_log: str = ""  # a file, or `-`: standard output; empty: none
     access_log_share: float = 1.0  # of the requests
     drain_delay_s: float = 0.0  # served on, unready, before the drain begins: balancers need time to see it
@@ -95,7 +97,7 @@ class Worker:
             if settings.access_log
             else None
         )
-        desk = Desk(self.routes, self.book, self.mirrors, draws, settings.max_body, self.log)
+        desk = Desk(self.routes, self.book, self.mirrors, draws, settings.max_body, self.log, settings.tunnels)
         self.doors = Doors(desk, suffix(settings.domain), settings.connections, settings.client_connections)
         self.app = app.Front(DataPath(desk), app.build(self.routes, collector, self.unready), settings.domain)
         self._server = _Server(self._config(), settings.certificate)
@@ -263,6 +265,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--drain-delay", type=float, default=0.0, metavar="S", help="serve on for so long after SIGTERM, unready"
     )
+    limits = Limits()
+    parser.add_argument("--tunnel-idle", type=_seconds, default=limits.idle_s, metavar="S", help="without a byte")
+    parser.add_argument("--tunnel-life", type=_seconds, default=limits.life_s, metavar="S", help="of any WebSocket")
     parser.add_argument("--offer", type=Path, help="Unix socket that hands out the listening socket")
     return parser.parse_args(argv)
 
@@ -273,6 +278,14 @@ def _share(text: str) -> float:
     if not 0 <= share <= 1:
         raise ValueError(text)
     return share
+
+
+def _seconds(text: str) -> float:
+    """Raises ValueError, which argparse makes a message of."""
+    seconds = float(text)
+    if not seconds > 0:
+        raise ValueError(text)
+    return seconds
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -303,6 +316,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             access_log=arguments.access_log,
             access_log_share=arguments.access_log_share,
             drain_delay_s=max(0.0, arguments.drain_delay),
+            tunnels=Limits(arguments.tunnel_idle, arguments.tunnel_life),
             offer=offer,
         )
     )

@@ -16,6 +16,7 @@ from headgate_router.count import Book, Slots
 from headgate_router.feed import Feed
 from headgate_router.mirror import Mirrors
 from headgate_router.routes import Routes
+from headgate_router.tunnels import Tunnels
 
 # Upper bounds in seconds. The slots are 5 % wide; these are what dashboards are used to.
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -125,6 +126,7 @@ class RouterCollector(Collector):
     def _of_worker(self) -> Iterable[Metric]:
         table = self._routes.table
         yield self._gauge("in_flight", "Requests being served", self._book.in_flight)
+        yield from self._tunnels(self._book.tunnels)
         yield self._gauge("mirror_running", "Copies being sent", self._mirrors.running)
         yield self._gauge("table_generation", "Of the table served by; 0: none", table.generation if table else 0)
         info = InfoMetricFamily(f"{PREFIX}_table", "The table served by", labels=["worker"])
@@ -139,6 +141,16 @@ class RouterCollector(Collector):
             reached = self._feed.reached_at
             age = self._clock() - reached if reached is not None else float("inf")
             yield self._gauge("controller_age_seconds", "Since the controller last answered", age)
+
+    def _tunnels(self, tunnels: Tunnels) -> Iterable[Metric]:
+        family = GaugeMetricFamily(f"{PREFIX}_tunnels_open", "WebSocket tunnels", labels=list(REVISION))
+        for key, n in tunnels.open.items():
+            family.add_metric([self._worker, *key], n)
+        yield family
+        ended = CounterMetricFamily(f"{PREFIX}_tunnels_ended", "By what ended them", labels=["worker", "reason"])
+        for why, n in tunnels.ended.items():
+            ended.add_metric([self._worker, why.value], n)
+        yield ended
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=["worker"])

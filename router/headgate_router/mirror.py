@@ -34,6 +34,7 @@ BUSY = "busy"
 TOO_LARGE = "too_large"  # the request was too long to be held
 OVERRIDE = "override"  # the caller chose the deployment
 NOT_REPEATABLE = "not_repeatable"
+WEBSOCKET = "websocket"
 NO_UPSTREAM = "no_upstream"
 LIVE_FAILED = "live_failed"  # there is no whole live answer to compare with
 COPY_FAILED = "copy_failed"

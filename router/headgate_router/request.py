@@ -22,6 +22,7 @@ from headgate_router.mirror import Copy, Mirrors, Seen
 from headgate_router.refusals import CLIENT_GONE, Refusal
 from headgate_router.routes import LiveMirror, LiveRevision, LiveRoute, Routes
 from headgate_router.streams import Stream
+from headgate_router.tunnels import Limits
 from headgate_router.upstream import Message, NoReplica
 
 MAX_BODY = 100 * 1024 * 1024  # bytes of a request; Azure's managed endpoints take less
@@ -43,6 +44,7 @@ class Desk:
     random: Random
     max_body: int = MAX_BODY
     log: AccessLog | None = None  # None: requests are counted, and not logged
+    tunnel_limits: Limits = Limits()
 
 
 class Request:
@@ -72,6 +74,8 @@ class Request:
         "stream",
         "whole_ms",
     )
+
+    takes_websocket = False  # it can become a tunnel
 
     def __init__(
         self,
@@ -119,7 +123,7 @@ class Request:
         refusal = live.door.refuses(self.asked.authorization)
         if refusal is not None:
             return refusal
-        if self.asked.websocket:
+        if self.asked.websocket and not self.takes_websocket:
             return refusals.NO_WEBSOCKET
         return refusals.TOO_LARGE if (self.asked.length or 0) > self.shared.max_body else None
 

@@ -6,6 +6,7 @@ asked all the same. It never moves the split: that is `choose`, which does not l
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 from headgate_router.dataplanes.builtin.client import (
     Broken,
+    C,
     Connection,
     TimedOut,
     Unreachable,
@@ -88,7 +90,11 @@ class Replica:
     async def connection(self, *, max_idle_s: float, timeout_s: float) -> Connection:
         """A pooled connection that was idle no longer than that, or a new one. Raises Unreachable."""
         pooled = self.pooled(max_idle_s)
-        return pooled or await connect(self.host, self.port, min(CONNECT_TIMEOUT_S, max(timeout_s, 0.001)))
+        return pooled or await self.connect(Connection, timeout_s)
+
+    async def connect(self, made: Callable[[asyncio.AbstractEventLoop], C], timeout_s: float) -> C:
+        """A new connection, of that kind. Raises Unreachable."""
+        return await connect(self.host, self.port, min(CONNECT_TIMEOUT_S, max(timeout_s, 0.001)), made)
 
     async def warm(self, timeout_s: float) -> None:
         """Makes sure that somebody listens, and that a connection is pooled. Raises Unreachable."""

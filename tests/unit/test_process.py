@@ -23,6 +23,7 @@ keep_warm: 1d
 repeatable: no
 sticky: header:x-user
 redact: [$.name]
+websocket: [chat]
 """
 
 
@@ -46,6 +47,7 @@ def test_every_field_of_rollout_yml_is_read() -> None:
             repeatable=False,
             sticky="header:x-user",
             redact=("$.name",),
+            websocket=("chat",),
             smoke_request="ask.json",
             min_requests=20,
         ),

@@ -185,6 +185,19 @@ def test_mirror_traffic_goes_to_one_deployment_without_live_traffic(repo: Repo, 
         assert read.target.router.mirror == {read.target.deployments["green"].revision: 100}
 
 
+def test_tunnels_are_a_setting_of_the_router_and_of_deployments_there_are(repo: Repo) -> None:
+    before = repo.read().target
+    after = repo.read({"endpoints/fraud/rollout.yml": "websocket: [green]\n"}).target
+    assert before
+    assert after
+    assert after.router.websocket == ("green",)
+    assert (after.router_digest != before.router_digest, after.run_digest) == (True, before.run_digest)
+    assert after.revisions.keys() == before.revisions.keys()
+    finding = error(repo.read({"endpoints/fraud/rollout.yml": "soak: 1m\nwebsocket: [blue, gren]\n"}))
+    assert (finding.code, finding.fix) == ("websocket-unknown", "did you mean `green`?")
+    assert str(finding.place) == "endpoints/fraud/rollout.yml:2:19"
+
+
 MODEL, CODE, TYPE = "path: ../model/m.pkl", "code: ../../../code", "instance_type: Small"
 
 

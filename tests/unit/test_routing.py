@@ -60,6 +60,13 @@ def test_where_routers_follow_replicas_themselves_no_replica_is_listed() -> None
     ]
 
 
+def test_a_websocket_is_tunnelled_to_the_deployments_named() -> None:
+    assert [(r.deployment, r.websocket) for r in found(both(websocket=("green",))).revisions] == [
+        ("blue", False),
+        ("green", True),
+    ]
+
+
 def test_a_warm_revision_leaves_the_route_unless_it_has_traffic() -> None:
     world = both()
     draft = world.draft()

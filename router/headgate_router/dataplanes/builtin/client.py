@@ -8,13 +8,16 @@ connection whose answer did not end cleanly.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol, cast
+from collections.abc import Callable
+from typing import Protocol, TypeVar, cast
 
 import httptools
 
 HIGH_WATER = 64 * 1024  # bytes of an unread answer before the model is slowed down
 MAX_HEAD = 256 * 1024  # bytes of an answer before its head is whole
 MAX_KNOWN = 4 * 1024  # bytes of a head that is remembered
+
+C = TypeVar("C", bound="Connection")
 
 
 class UpstreamError(Exception):
@@ -331,8 +334,9 @@ class Connection(asyncio.Protocol):
         error: Broken | None = None
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            error = Broken("the model switched protocols unasked")
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self.switches(data[upgrade.args[0] :]):
+                error = Broken("the model switched protocols unasked")
         except httptools.HttpParserError:
             error = Broken("the model did not answer in HTTP")
         if not self.headed:
@@ -353,6 +357,10 @@ class Connection(asyncio.Protocol):
             self._paused = True
             self._transport.pause_reading()
         self._wake()
+
+    def switches(self, rest: bytes) -> bool:
+        """Whether another protocol may follow the head of this answer; `rest`: what came of it."""
+        return False
 
     def _seen_before(self, data: bytes) -> bool:
         """Whether it is a whole answer with the head of one before: then the parser need not read it.
@@ -424,12 +432,12 @@ class Connection(asyncio.Protocol):
             self.done = True
 
 
-async def connect(host: str, port: int, timeout_s: float) -> Connection:
-    """A new connection. Raises Unreachable."""
+async def connect(host: str, port: int, timeout_s: float, made: Callable[[asyncio.AbstractEventLoop], C]) -> C:
+    """A new connection, of the kind `made`. Raises Unreachable."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s):
-            _, connection = await loop.create_connection(lambda: Connection(loop), host, port)
+            _, connection = await loop.create_connection(lambda: made(loop), host, port)
     except TimeoutError as error:
         raise Unreachable(f"no connection within {timeout_s:g} s") from error
     except OSError as error:

@@ -223,7 +223,7 @@ class Exchange(Request):
         try:
             if left <= 0:
                 raise TimedOut("no time left")
-            connection = await replica.connection(max_idle_s=0.0, timeout_s=left)
+            connection = await self._opened(replica, left)
         except UpstreamError as error:
             self.task = None
             replica.in_flight -= 1
@@ -237,6 +237,9 @@ class Exchange(Request):
         else:
             self.task = None
             self._start(connection)
+
+    async def _opened(self, replica: Replica, timeout_s: float) -> Connection:
+        return await replica.connect(Connection, timeout_s)
 
     def _later(self, waiting: Coroutine[Any, Any, None]) -> None:
         self.task = asyncio.get_running_loop().create_task(self._guarded(waiting))

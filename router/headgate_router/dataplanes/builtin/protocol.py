@@ -24,6 +24,7 @@ from uvicorn.server import ServerState
 from headgate_router import headers, refusals
 from headgate_router.dataplanes.builtin.exchange import Exchange
 from headgate_router.dataplanes.builtin.guard import BODY_S, HEAD_S, LINGER_S, MAX_HEAD, Guarded
+from headgate_router.dataplanes.builtin.tunnel import End, Tunnel
 from headgate_router.refusals import Refusal
 from headgate_router.request import SWAGGER, Desk, place
 
@@ -265,7 +266,8 @@ class CallerConnection(asyncio.Protocol):
         self._old = version == "1.0"
         self._keep = self._keep and not self._old
         asked = headers.read(self._fields)
-        exchange = Exchange(self._doors.desk, self, name, below, method, query, self._fields, version, asked)
+        made = Tunnel if asked.websocket and self._upgrade and not self._old else Exchange
+        exchange = made(self._doors.desk, self, name, below, method, query, self._fields, version, asked)
         self._rest = None if asked.coded else asked.length or 0
         self._known = None
         if self._upgrade:  # the parser takes the message to end here
@@ -362,6 +364,27 @@ class CallerConnection(asyncio.Protocol):
         other.data_received(data)
         if self._draining:
             other.shutdown()
+
+    def surrender(self, to: End) -> tuple[asyncio.Transport, bytes, bool]:
+        """The request became a tunnel: `to` gets the connection, and what came meanwhile is handed out; the last says
+        whether the caller has not taken what was written.
+        """
+        self._ending = True
+        self._exchange = None
+        self._open.discard(self)
+        self._open.add(to)
+        later = bytes(self._later)
+        self._later.clear()
+        self._transport.set_protocol(to)
+        self.release()
+        if self._draining:
+            to.shutdown()
+        return self._transport, later, self._slow
+
+    def surrendered(self, to: End) -> None:
+        """That connection has ended."""
+        self._open.discard(to)
+        self._doors.leave(self._client)
 
     # httptools callbacks: they only note what was read.
 
