@@ -169,7 +169,7 @@ def test_the_environment_of_an_image_runs(
 def test_a_push_that_breaks_leaves_nothing_to_be_found(
     server: registryserver.Registry, builder: OciBuilder, files: Path, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headgate_pipelines.builders.oci.registry.PAUSES_S", (0.0,))
+    monkeypatch.setattr("headgate_kit.oci.registry.PAUSES_S", (0.0,))
     server.fault("PUT", "manifests", 500, times=2)
     with pytest.raises(TransientError, match="registry-unreachable"):
         builder.build(source(), files, log)
@@ -201,7 +201,7 @@ def test_a_base_that_is_not_there_is_not_the_authors_fault(
     builder: OciBuilder, files: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADGATE_BASE_IMAGE", "127.0.0.1:1/none")
-    monkeypatch.setattr("headgate_pipelines.builders.oci.registry.PAUSES_S", ())
+    monkeypatch.setattr("headgate_kit.oci.registry.PAUSES_S", ())
     with pytest.raises(TransientError, match="registry-unreachable"):
         OciBuilder(DataFolder(tmp_path / "data")).build(source(), files, log)
 

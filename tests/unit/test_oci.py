@@ -17,9 +17,10 @@ import pytest
 
 from headgate.findings import TerminalError
 from headgate_kit.files import DiskFull
-from headgate_pipelines.builders.oci import credentials, image, layers
-from headgate_pipelines.builders.oci.credentials import Challenge, Login
-from headgate_pipelines.builders.oci.image import Descriptor, Reference
+from headgate_kit.oci import credentials, image
+from headgate_kit.oci.credentials import Challenge, Login
+from headgate_kit.oci.image import Descriptor, Reference
+from headgate_pipelines.builders.oci import layers
 
 D = "sha256:" + "d" * 64
 

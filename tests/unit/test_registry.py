@@ -14,9 +14,9 @@ import pytest
 
 import registryserver
 from headgate.findings import TerminalError, TransientError
-from headgate_pipelines.builders.oci import registry as client
-from headgate_pipelines.builders.oci.credentials import Login
-from headgate_pipelines.builders.oci.registry import Missing, Registry
+from headgate_kit.oci import registry as client
+from headgate_kit.oci.credentials import Login
+from headgate_kit.oci.registry import Missing, Registry
 from registryserver import PASSWORD, REFRESH, USER
 
 NAME = "team/models"

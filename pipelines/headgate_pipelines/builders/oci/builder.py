@@ -22,12 +22,12 @@ from headgate.target import EnvironmentPin, Source
 from headgate.workload import IMAGE_BUNDLE, IMAGE_ENVIRONMENT, IMAGE_PYTHON, Artifact
 from headgate_kit.files import write_json
 from headgate_kit.layout import DataFolder
+from headgate_kit.oci import credentials, image
+from headgate_kit.oci.image import Base, Descriptor, Reference
+from headgate_kit.oci.registry import Missing, Registry
 from headgate_pipelines.builders import bundle
 from headgate_pipelines.builders.installer import Environments
-from headgate_pipelines.builders.oci import credentials, image
-from headgate_pipelines.builders.oci.image import Base, Descriptor, Reference
 from headgate_pipelines.builders.oci.layers import pack
-from headgate_pipelines.builders.oci.registry import Missing, Registry
 
 ENV_REGISTRY = "HEADGATE_REGISTRY"  # as in registry.example/team; images go to .../headgate-models
 ENV_BASE = "HEADGATE_BASE_IMAGE"  # best by digest; the image this runs in

@@ -22,8 +22,8 @@ import httpx
 
 from headgate.findings import Finding, Place, TerminalError, TransientError
 from headgate_kit.files import FULL, DiskFull
-from headgate_pipelines.builders.oci import credentials, image
-from headgate_pipelines.builders.oci.credentials import HUB, Login
+from headgate_kit.oci import credentials, image
+from headgate_kit.oci.credentials import HUB, Login
 
 HUB_API = "registry-1.docker.io"
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # between two bytes, not of a whole blob
