@@ -27,6 +27,8 @@ import pytest
 USER, PASSWORD, REFRESH = "builder", "correct horse", "refresh-me"
 REALM = "/token"
 DOCKER_PREFIX = "application/vnd.docker"
+OCI, EMPTY = "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.empty.v1+json"
+TITLE = "org.opencontainers.image.title"
 DOCKER = f"{DOCKER_PREFIX}.distribution.manifest.v2+json"
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
@@ -63,6 +65,24 @@ class Registry:
 
     def fault(self, method: str, path: str, status: int, times: int = 1, **more: Any) -> None:
         self.faults.append(Fault(method, path, status, times, **more))
+
+    def push_artefact(self, name: str, tag: str, layers: list[tuple[str, str, bytes]]) -> None:
+        """As `oras push` does it. A layer is (title, media type, content)."""
+        with httpx.Client(base_url=f"http://{self.host}/v2/{name}", auth=(USER, PASSWORD), trust_env=False) as client:
+
+            def pushed(kind: str, content: bytes) -> dict[str, Any]:
+                where = client.post("/blobs/uploads/").headers["location"]
+                url = httpx.URL(f"http://{self.host}").join(where).copy_merge_params({"digest": _digest(content)})
+                assert client.put(url, content=content).status_code == 201
+                return {"mediaType": kind, **_described(content)}
+
+            listed = [
+                {**pushed(kind, content), "annotations": {TITLE: title} if title else {}}
+                for title, kind, content in layers
+            ]
+            manifest = {"schemaVersion": 2, "mediaType": OCI, "config": pushed(EMPTY, b"{}"), "layers": listed}
+            done = client.put(f"/manifests/{tag}", content=json.dumps(manifest), headers={"Content-Type": OCI})
+            assert done.status_code == 201, done.text
 
     def count(self, method: str, path: str) -> int:
         return sum(bool(re.fullmatch(f"{method} .*{path}.*", line)) for line in self.asked)
@@ -182,6 +202,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self) -> None:
         kinds = {"manifests": self._manifest, "blobs": self._blob, "uploads": self._upload}
+        if self.url.path == "/v2/_catalog":
+            return self._list("repositories", {name for name, _ in self.registry.manifests})
+        if listed := re.fullmatch(r"/v2/(?P<name>.+)/tags/list", self.url.path):
+            name = listed["name"]
+            tags = {tag for of, tag in self.registry.manifests if of == name and ":" not in tag}
+            return self._list("tags", tags) if tags else self._error(404, "NAME_UNKNOWN")
         found = re.fullmatch(
             r"/v2/(?P<name>.+?)/(?P<kind>manifests|blobs/uploads|blobs)/(?P<rest>[^/]*)", self.url.path
         )
@@ -189,6 +215,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(404, "UNSUPPORTED")
         self.name, self.rest = found["name"], found["rest"]
         return kinds[found["kind"].rpartition("/")[2]]()
+
+    def _list(self, key: str, names: set[str]) -> None:
+        self._answer(200, json.dumps({key: sorted(names)}).encode(), {})
 
     def _manifest(self) -> None:
         key = (self.name, self.rest)
@@ -273,6 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _needed(self) -> set[str]:
         name = self.url.path.removeprefix("/v2/").partition("/manifests/")[0].partition("/blobs/")[0]
+        name = name.partition("/tags/")[0]
         write = self.command not in ("GET", "HEAD")
         needed = {f"{name}:push" if write else f"{name}:pull"}
         return needed | ({f"{self.query['from']}:pull"} if "from" in self.query else set())

@@ -26,6 +26,7 @@ GROUPS = (
     "secrets",
     "builder",
     "source",
+    "catalogue",
 )  # each is `headgate.<group>`
 FOLDER, IMAGE = "folder", "image"  # what a platform `runs`, what a builder `makes`
 WORDS = {FOLDER: "folders of one machine", IMAGE: "images"}

@@ -6,10 +6,12 @@ A commit that touches one endpoint is read for that endpoint only. Ten commits i
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from headgate.assets import Pin
 from headgate.draft import Draft
 from headgate.findings import Finding, HeadgateError, Place
 from headgate.intent import accept, forget, reject
@@ -19,11 +21,13 @@ from headgate.reading import Reading, endpoint_names, name_findings, read_endpoi
 from headgate_controllers.heads import Heads
 from headgate_controllers.records.sqlite import SqliteRecord
 from headgate_controllers.repo import EndpointsRepo
-from headgate_controllers.resolve import reader
+from headgate_controllers.resolve import Outside, reader
 
 log = logging.getLogger(__name__)
 
 HANDLED = "handled-commit"  # key in the record's meta: the newest commit whose endpoints were all taken up
+AGAIN_S = 5.0  # an endpoint whose models could not be looked up is read again after this
+AWAY = frozenset({"catalogue-unreachable", "catalogue-refused"})  # findings that no commit has to mend
 ACCEPTED = (
     "accepted-rewrite"  # a commit that `headgate sync --accept` allowed although it descends from nothing handled
 )
@@ -38,11 +42,15 @@ class Commits:
         heads: Heads,
         record: SqliteRecord,
         check: Callable[[Reading, Tree], tuple[Finding, ...]],
+        outside: Outside | None = None,
     ) -> None:
         self._repo = repo
         self._heads = heads
         self._record = record
         self._check = check  # gates known by entry point, admission
+        self._outside = outside  # asks catalogues outside the repo
+        self._waiting: set[str] = set()  # endpoints whose models could not be looked up
+        self._again_at = 0.0  # when they are read again, by a clock that only goes forward
         self._cache: dict[Any, Any] = {}
         self._readers: dict[str, set[str]] = defaultdict(set)  # path -> endpoints whose target reads it
         self.settings = Settings()
@@ -52,11 +60,18 @@ class Commits:
         for head in heads.all():
             if head.asked:
                 self._index(head.endpoint, head.asked.files)
+            if any(f.code in AWAY for f in head.findings):
+                self._waiting.add(head.endpoint)
         self._restore_settings()
 
     @property
     def handled(self) -> str:
         return self._record.meta_get(HANDLED) or ""
+
+    @property
+    def again_s(self) -> float | None:
+        """Seconds after which to look again, even if nothing was pushed; None: no need."""
+        return AGAIN_S if self._waiting else None
 
     def accept_rewrite(self, commit: str) -> None:
         """The operator takes a rewritten history as it is."""
@@ -75,7 +90,7 @@ class Commits:
         self.error = ""
         self.seen = head
         if head == self.handled:
-            return ()
+            return self._look_again(head)
         if not self._descends(head):
             return ()
         return self._take_up(head)
@@ -105,19 +120,34 @@ class Commits:
         else:
             if not all(self._heads.get(endpoint).asked for endpoint in touched):
                 self.findings = (*self.findings, *name_findings(endpoint_names(tree)))
-            pin = reader(tree, self.settings)
+            pin = reader(tree, self.settings, self._outside)
             for endpoint in touched:
                 self._endpoint(endpoint, tree, pin)
         self._record.meta_set(HANDLED, commit)
         return touched
 
-    def _endpoint(self, endpoint: str, tree: Tree, pin: Callable[[str], Any]) -> None:
+    def _look_again(self, commit: str) -> tuple[str, ...]:
+        """Reads the endpoints whose models could not be looked up, when it is time."""
+        if not self._waiting or time.monotonic() < self._again_at:
+            return ()
+        tree = self._repo.tree(commit)
+        pin = reader(tree, self.settings, self._outside)
+        waiting = tuple(sorted(self._waiting))
+        for endpoint in waiting:
+            self._endpoint(endpoint, tree, pin)
+        return waiting
+
+    def _endpoint(self, endpoint: str, tree: Tree, pin: Pin) -> None:
+        self._waiting.discard(endpoint)
         if tree.object_id(f"endpoints/{endpoint}") is None:
             self._heads.change(endpoint, lambda draft: forget(draft, tree.commit))
             return
         reading = read_endpoint(tree, endpoint, self.settings, pin, self._cache)
         findings = (*reading.findings, *self._check(reading, tree))
         self._index(endpoint, reading.files)
+        if any(f.code in AWAY for f in findings):
+            self._waiting.add(endpoint)
+            self._again_at = time.monotonic() + AGAIN_S
         target = reading.target
 
         def decide(draft: Draft) -> None:

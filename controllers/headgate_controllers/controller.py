@@ -120,13 +120,16 @@ class Controller:
         room = self.capacity.room(verb, request.op_key, self.heads.get(request.endpoint))
         reply = self.heads.change(request.endpoint, lambda draft: asks.ask(draft, verb, request, room))
         if reply.work is not None:
-            return OpReply(
-                reply.state, reply.message, reply.outputs, {**reply.work, "interpreters": self._interpreters()}
-            )
+            return OpReply(reply.state, reply.message, reply.outputs, {**reply.work, **self._ground()})
         return reply
 
-    def _interpreters(self) -> Mapping[str, str]:
-        return dict(self.commits.settings.interpreters)
+    def _ground(self) -> Mapping[str, Any]:
+        """What of headgate.yml a build needs."""
+        settings = self.commits.settings
+        return {
+            "interpreters": dict(settings.interpreters),
+            "catalogues": codec.to_data(settings.catalogues),
+        }
 
     def source(self, endpoint: str, revision: str) -> bytes:
         """The files of one revision as a tar archive, paths as in the repo."""
@@ -136,9 +139,7 @@ class Controller:
         source = state.deployment.source
         paths = [source.code.path] if source.code else []
         if source.model and source.model.source:
-            paths.append(source.model.source.path)
-        elif source.model and source.model.catalogue:
-            paths.append(source.model.catalogue)
+            paths.append(source.model.source.path)  # a model of a catalogue outside the repo is the build's to fetch
         out = io.BytesIO()
         self._repo.archive(state.commit, paths, out)
         return out.getvalue()

@@ -42,6 +42,7 @@ from headgate_controllers.options import Options
 from headgate_controllers.reconcile import REPO, Reconciler
 from headgate_controllers.records.sqlite import SqliteRecord
 from headgate_controllers.repo import EndpointsRepo
+from headgate_controllers.resolve import Outsiders
 from headgate_controllers.room import room
 from headgate_controllers.routes import Routes, Workers
 from headgate_controllers.secrets import KeyStore
@@ -143,6 +144,7 @@ class Parts:
     acts: Acts
     record: SqliteRecord
     collector: Collector
+    outsiders: Outsiders
     resources: Resources | None = None  # None: the record is shown nowhere else
 
     def start(self) -> None:
@@ -160,6 +162,7 @@ class Parts:
             self.resources.close()
         self.repo.close()
         self.collector.close()
+        self.outsiders.close()
         self.reconciler.close()
         self.acts.close()
         self.engine.close()
@@ -206,7 +209,8 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
     engine = adapters.one("engine", options.engine)(
         data, env=op_environment, on_change=lambda name: wake(_endpoint_of(heads, name))
     )
-    commits = Commits(repo, heads, record, checked)
+    outsiders = Outsiders(record, data.catalogues)
+    commits = Commits(repo, heads, record, checked, outsiders)
     acts = Acts(
         heads=heads,
         platform=platform,
@@ -275,7 +279,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         clock=clock,
         wake=wake,
     )
-    return Parts(controller, reconciler, repo, engine, platform, acts, record, collector, shown)
+    return Parts(controller, reconciler, repo, engine, platform, acts, record, collector, outsiders, shown)
 
 
 def _resources(controller: Controller) -> Resources:

@@ -141,6 +141,8 @@ class Reconciler:
             touched = self._commits.look()
             if self._commits.error:
                 self.wake(REPO, RETRY_S)
+            elif self._commits.again_s is not None:
+                self.wake(REPO, self._commits.again_s)
             return touched
         except TransientError as error:
             log.warning("the newest commit cannot be taken up now; the last good state serves on: %s", error)

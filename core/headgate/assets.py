@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from headgate import conda
 from headgate.check import closest
-from headgate.findings import Finding, Severity, SpecError
+from headgate.findings import Finding, Severity, SpecError, TerminalError, TransientError
 from headgate.paths import Paths, Spot, cut, read_text, refuse
 from headgate.ports import Tree
 from headgate.process import Settings
@@ -25,13 +25,20 @@ MAX_CODE_BYTES = 256 * 1024 * 1024  # code, not data: a folder larger than this 
 MAX_CODE_FILES = 10_000
 NOTHING = EnvironmentPin("", ())
 
-Pin = Callable[[str], ModelPin]
+# (reference, path@content of the file that holds it) -> pin. Raises LookupError, Transient-, TerminalError, NotAsked.
+Pin = Callable[[str, str], ModelPin]
 T = TypeVar("T")
 
 _REF = re.compile(r"azureml:(?!/)(?P<name>[^:@/\s]+)(?P<rest>[:@][^:@/\s]+)?")
-_REGISTRY = re.compile(r"azureml://registries/[^/]+/\w+/(?P<name>[^/]+)(/(?P<how>versions|labels)/(?P<version>[^/]+))?")
+_REGISTRY = re.compile(
+    r"azureml://registries/(?P<registry>[^/]+)/\w+/(?P<name>[^/]+)(/(?P<how>versions|labels)/(?P<version>[^/]+))?"
+)
 _REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*:")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,254}")
+
+
+class NotAsked(Exception):
+    """The catalogue that would know is not asked here."""
 
 
 @dataclass(slots=True)
@@ -97,19 +104,32 @@ class Assets:
             message = f"the model `{cut(ref)}` belongs to an Azure subscription"
             raise refuse("not-here", message, why, "write `azureml:NAME:VERSION`", spot)
         if self.pin is None:
-            if not self.settings.catalogue:
-                fix = "set `catalogue:` in headgate.yml, or write `model: {path: ...}`"
+            if not self.settings.catalogue and not self.settings.catalogues:
+                fix = "set `catalogue:` or `catalogues:` in headgate.yml, or write `model: {path: ...}`"
                 raise refuse("model-unknown", f"there is no catalogue to look `{cut(ref)}` up in", why, fix, spot)
-            message, why = f"`{cut(ref)}` was not looked up", "this check runs without the catalogue"
-            fix = "nothing; the controller looks it up"
-            self.findings.append(Finding("model-not-resolved", message, why, fix, spot.place, Severity.WARNING))
-            return ModelPin(match["name"], "", None)
+            return self._provisional(match["name"], ref, spot)
+        own = match.groupdict().get("registry") in self.settings.catalogues
+        file = spot.document.file
         try:
-            return self.pin(_plain(match))
+            return self.pin(ref if own else _plain(match), f"{file}@{self.paths.files.get(file, '')}")
+        except NotAsked:
+            return self._provisional(match["name"], ref, spot)
         except LookupError as error:
             why = str(error.args[0]) if error.args else why
             fix = "register it, or name one that is there"
             raise refuse("model-unknown", f"the catalogue has no `{cut(ref)}`", why, fix, spot) from error
+        except TransientError as error:
+            fix = "nothing, for a while: it is asked again by itself; else check that the controller can reach it"
+            raise refuse("catalogue-unreachable", f"`{cut(ref)}` cannot be looked up", str(error), fix, spot) from error
+        except TerminalError as error:
+            fix = "correct `catalogues:` in headgate.yml, or the credentials that lie with the controller"
+            raise refuse("catalogue-refused", f"`{cut(ref)}` cannot be looked up", str(error), fix, spot) from error
+
+    def _provisional(self, name: str, ref: str, spot: Spot) -> ModelPin:
+        message, why = f"`{cut(ref)}` was not looked up", "this check runs without the catalogue"
+        fix = "nothing; the controller looks it up"
+        self.findings.append(Finding("model-not-resolved", message, why, fix, spot.place, Severity.WARNING))
+        return ModelPin(name, "", None)
 
     # Code
 

@@ -254,6 +254,17 @@ HEADGATE: tuple[Field, ...] = (
     Field("interpreters", "map", "Python version as text, e.g. \"3.10\" -> path of that interpreter.", {}, GROUND),
     Field("interpreters.*", "text", "Path on the machine that builds.", part=GROUND),
     Field("catalogue", "text", "Folder of registered models, NAME/VERSION/...; from the repo's root.", "", GROUND),
+    Field("catalogues", "map", "Name -> where registered models are, outside the repo; asked in this order, after "
+          "`catalogue`. `azureml://registries/NAME/...` asks that one alone.", {}, GROUND),
+    Field("catalogues.*", "map", "One catalogue.", part=GROUND),
+    Field("catalogues.*.kind", "text", "folder, s3, mlflow, oci, or a plugin's.", part=GROUND, required="always"),
+    Field("catalogues.*.url", "text", "Where it is; its credentials lie with the controller.", part=GROUND,
+          required="always", pattern="([a-z][a-z0-9+]*://[^\\s@]*|/[^\\s]*)", rule="is a URL without a password, or an "
+          "absolute path"),
+    Field("catalogues.*.region", "text", "s3: the store's region.", "", GROUND, pattern="[a-z0-9-]*",
+          rule="is a region's name"),
+    Field("catalogues.*.endpoint", "text", "s3: URL of a store that is not Amazon's.", "", GROUND,
+          pattern="https?://[^\\s@/]+(/[^\\s@]*)?", rule="is an http or https URL without a password"),
     Field("capacity", "words", "`fixed`: what does not fit waits or is refused; `elastic`: nodes come as needed.",
           "fixed", GROUND, one_of=("fixed", "elastic")),
     Field("metrics", "map", "Name -> a source that gates `metric` ask.", {}, GROUND),

@@ -184,11 +184,18 @@ class Record(Protocol):
 
 
 class Catalogue(Protocol):
+    """One of headgate.yml's `catalogues`. Made of its name, its `CatalogueSource` and its credentials (a mapping).
+
+    Both raise TransientError: it is away; TerminalError: it says no, or cannot be used as it is declared.
+    """
+
     def pin(self, ref: str) -> ModelPin:
         """Resolves azureml:NAME:VERSION or @label. Raises LookupError with the known ones."""
         ...
 
-    def fetch(self, pin: ModelPin, into: Path) -> None: ...
+    def fetch(self, pin: ModelPin, into: Path) -> None:
+        """Writes the model's files into an existing folder. Raises LookupError: it is not what was pinned any more."""
+        ...
 
 
 class Secrets(Protocol):

@@ -69,6 +69,16 @@ class MetricSource:
 
 
 @dataclass(frozen=True, slots=True)
+class CatalogueSource:
+    """Where registered models are, outside the repo. Its credentials lie with the controller, by host."""
+
+    kind: str  # folder | s3 | mlflow | oci, or a plugin's
+    url: str
+    region: str = ""  # s3 only; empty: us-east-1, which stores of one's own do not look at
+    endpoint: str = ""  # s3 only: a store of one's own; empty: Amazon's
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """headgate.yml."""
 
@@ -80,6 +90,7 @@ class Settings:
     )  # alias of a curated environment -> requirement lines
     interpreters: Mapping[str, str] = field(default_factory=dict)  # "3.10" -> path of that interpreter
     catalogue: str = ""  # folder that azureml:NAME:VERSION models are looked up in; relative to the repo root
+    catalogues: Mapping[str, CatalogueSource] = field(default_factory=dict)  # by name, asked in this order
     capacity: str = "fixed"  # fixed | elastic: nodes come as needed, so nothing waits or is refused for lack of them
     metrics: Mapping[str, MetricSource] = field(default_factory=dict)  # by the name gates use
     removal_grace_s: float = 600.0  # an endpoint's folder removed with traffic keeps serving this long

@@ -12,7 +12,7 @@ from typing import Any
 from headgate import fields
 from headgate.check import check, wrong
 from headgate.findings import Finding
-from headgate.process import InstanceType, Issuer, MetricSource, MirrorPhase, Process, Settings
+from headgate.process import CatalogueSource, InstanceType, Issuer, MetricSource, MirrorPhase, Process, Settings
 from headgate.yamltext import Document, Path
 
 UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -41,6 +41,7 @@ def read_settings(document: Document) -> tuple[Settings, tuple[Finding, ...]]:
         environments={name: tuple(lines) for name, lines in (values.get("environments") or {}).items()},
         interpreters=values.get("interpreters") or {},
         catalogue=values.get("catalogue", ""),
+        catalogues={name: _catalogue(item) for name, item in (values.get("catalogues") or {}).items()},
         capacity=values.get("capacity", Settings().capacity).lower(),
         removal_grace_s=seconds(values.get("removal_grace", "10m")),
         oidc=_issuer(values["oidc"]) if values.get("oidc") else None,
@@ -106,6 +107,11 @@ def _issuer(values: Mapping[str, Any]) -> Issuer:
 def _source(values: Mapping[str, Any]) -> MetricSource:
     longest = seconds(values["timeout"]) if "timeout" in values else MetricSource("", "").timeout_s
     return MetricSource(values["kind"], values["url"].rstrip("/"), longest)
+
+
+def _catalogue(values: Mapping[str, Any]) -> CatalogueSource:
+    url, endpoint = values["url"].rstrip("/") or "/", values.get("endpoint", "").rstrip("/")
+    return CatalogueSource(values["kind"], url, values.get("region", ""), endpoint)
 
 
 def _instance_type(values: Mapping[str, Any]) -> InstanceType:

@@ -29,8 +29,24 @@ class ModelPin:
     name: str  # AZUREML_MODEL_DIR ends with <name>/<version>
     version: str
     source: SourcePath | None  # None: not in the endpoints repo, then `catalogue` says where
-    catalogue: str = ""  # a registered model: its folder in the catalogue, which holds what was registered
+    # A registered model: its folder in the catalogue, which holds what was registered. Of a catalogue outside the repo
+    # it is `external(...)`: where a build fetches it to, beside the files of the commit.
+    catalogue: str = ""
     digest: str = ""  # catalogue only: content digest
+
+
+EXTERNAL = ".catalogue"
+
+
+def external(catalogue: str, name: str, version: str) -> str:
+    """What a pin of a catalogue outside the repo says of its place."""
+    return f"{EXTERNAL}/{catalogue}/{name}/{version}"
+
+
+def catalogue_of(pin: ModelPin) -> str:
+    """The catalogue outside the repo that a model is fetched from; empty: the commit has it."""
+    parts = pin.catalogue.split("/")
+    return parts[1] if pin.source is None and parts[0] == EXTERNAL and len(parts) > 3 else ""
 
 
 @dataclass(frozen=True, slots=True)

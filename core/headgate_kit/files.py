@@ -21,6 +21,7 @@ from typing import Any, Self
 from headgate.findings import TransientError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+MEMBERS = 1_000_000  # of an archive
 BUSY_TIMEOUT_S = 10.0  # a writer waits this long for another one: longer than any transaction of ours
 
 
@@ -137,11 +138,12 @@ def open_database(path: Path) -> sqlite3.Connection:
     return database
 
 
-def unpack(archive: bytes | Path, into: Path, limit: int) -> None:
+def unpack(archive: bytes | Path, into: Path, limit: int, most: int = MEMBERS) -> None:
     """Extracts a tar archive into an existing folder.
 
     Args:
         limit: bytes the members may add up to.
+        most: members it may have.
     Raises:
         ValueError: a member leaves the folder, is a device, or a link that points out; or the limit is passed.
         DiskFull: no room.
@@ -152,6 +154,9 @@ def unpack(archive: bytes | Path, into: Path, limit: int) -> None:
         with source, tarfile.open(fileobj=source) as tar:
             for member in tar:
                 left -= max(member.size, 0)
+                most -= 1
+                if most < 0:
+                    raise ValueError("the archive holds too many files")
                 if left < 0:
                     raise ValueError(f"the archive holds more than {limit} bytes")
                 tar.extract(member, into, filter="data")

@@ -74,6 +74,16 @@ class DataFolder:
         return self.root / "metrics"
 
     @property
+    def catalogues(
+        self,
+    ) -> Path:  # catalogues/<host>.<key>: credentials of catalogues there, one value each
+        return self.root / "catalogues"
+
+    @property
+    def models(self) -> Path:  # models/<digest of a pin>/: models of catalogues, fetched once
+        return self.root / "models"
+
+    @property
     def sources(self) -> Path:  # scratch of builds
         return self.root / "sources"
 

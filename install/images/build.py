@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DIST = ROOT / "dist"
 BASE = "docker.io/library/python:3.12-slim"
 NAMES = ("router", "runner", "controller")  # each is made from the one before
+RUNNER = ["uv", "obstore"]  # what a build needs beside our own: an installer, and the extra `s3`
 OLDEST = (3, 11)
 SAYS = "import platform, sys; print(platform.machine(), *sys.version_info[:2])"
 HEADGATE = """#!/opt/headgate/venv/bin/python -P
@@ -124,9 +125,10 @@ def layers(into: Path, says: str, wheels: Path | None) -> None:
     index = ["--no-index", "--find-links", str(wheels)] if wheels else []
     common = ["--python-version", f"{major}.{minor}", "--python-platform", f"{machine}-unknown-linux-gnu"]
     command = [uv.find_uv_bin(), "pip", "install", "--quiet", "--only-binary", ":all:", *common, *index]
-    for name, asked in {"base": f"{wheel}[otlp]", "runner": "uv", "controller": f"{wheel}[cluster,otlp]"}.items():
+    packages = {"base": [f"{wheel}[otlp]"], "runner": RUNNER, "controller": [f"{wheel}[cluster,otlp,s3]"]}
+    for name, asked in packages.items():
         constraint = ["--constraint", str(ROOT / "requirements.lock")]
-        run([*command, *constraint, "--target", str(into / name), asked], dict(os.environ))
+        run([*command, *constraint, "--target", str(into / name), *asked], dict(os.environ))
     (into / "headgate").mkdir()
     for part in sorted((into / "base").glob("headgate*")):
         part.rename(into / "headgate" / part.name)

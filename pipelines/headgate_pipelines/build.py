@@ -15,11 +15,14 @@ from typing import Any
 from headgate import codec, plugins
 from headgate.findings import Finding, FindingsError, Place, SpecError, TerminalError
 from headgate.ports import Builder
-from headgate.target import Source
+from headgate.process import CatalogueSource
+from headgate.target import Source, catalogue_of
 from headgate.workload import Artifact
+from headgate_kit import catalogue
 from headgate_kit.files import unpack
 from headgate_kit.layout import DataFolder
 from headgate_pipelines import contract
+from headgate_pipelines.builders.installer import locked
 
 GROUP = "headgate.builder"
 DEFAULT = "bundle"
@@ -32,7 +35,8 @@ def perform(work: Mapping[str, Any], *, fetch: Fetch) -> dict[str, Any]:
     """Builds what the control API asks for.
 
     Args:
-        work: `builds`: revision, source, files_url of each; `interpreters`; `data` unless $HEADGATE_DATA says it.
+        work: `builds`: revision, source, files_url of each; `interpreters`; `catalogues`; `data` unless $HEADGATE_DATA
+            says it.
         fetch: downloads a path of the control API into a file.
     Returns:
         `{"artifacts": {revision: artifact}}`, or `{"failed": {revision: finding}}` at the first that cannot be built.
@@ -41,12 +45,13 @@ def perform(work: Mapping[str, Any], *, fetch: Fetch) -> dict[str, Any]:
     """
     data = _data(work)
     builder = _builder(data, work.get("interpreters") or {})
+    catalogues = {name: codec.decode(CatalogueSource, one) for name, one in (work.get("catalogues") or {}).items()}
     artifacts: dict[str, Any] = {}
     for one in work.get("builds") or ():
         revision = str(one["revision"])
         source = codec.decode(Source, one["source"])
         try:
-            artifact = builder.find(source) or _build(builder, data, source, str(one["files_url"]), fetch)
+            artifact = builder.find(source) or _build(builder, data, source, str(one["files_url"]), fetch, catalogues)
         except FindingsError as error:
             print(f"{revision}: {error}", flush=True)
             return {"failed": {revision: codec.to_data(error.findings[0])}}
@@ -74,7 +79,14 @@ def _builder(data: DataFolder, interpreters: Mapping[str, str]) -> Builder:
     return builder
 
 
-def _build(builder: Builder, data: DataFolder, source: Source, url: str, fetch: Fetch) -> Artifact:
+def _build(
+    builder: Builder,
+    data: DataFolder,
+    source: Source,
+    url: str,
+    fetch: Fetch,
+    catalogues: Mapping[str, CatalogueSource],
+) -> Artifact:
     data.sources.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="build-", dir=data.sources))
     try:
@@ -86,9 +98,25 @@ def _build(builder: Builder, data: DataFolder, source: Source, url: str, fetch: 
         except ValueError as error:
             raise SpecError(_refused(url, error)) from error
         archive.unlink()
+        _add_model(data, source, catalogues, files)
         return builder.build(source, files, log_of(data, source))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _add_model(data: DataFolder, source: Source, catalogues: Mapping[str, CatalogueSource], files: Path) -> None:
+    """A model of a catalogue outside the repo, beside the commit's files; fetched once, whatever asks for it."""
+    pin = source.model
+    if pin is None or not catalogue_of(pin):
+        return
+    kept, place = catalogue.kept(pin, data.models), files / pin.catalogue
+    data.models.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with locked(data.models / f".{kept.name}.lock"):
+        if not kept.is_dir():
+            catalogue.fetch(pin, catalogues, kept, data.catalogues)
+    if place.exists():
+        raise SpecError(_refused(pin.catalogue, ValueError("this path is taken by the catalogue's model")))
+    shutil.copytree(kept, place, copy_function=os.link)  # the same disk: nothing is copied
 
 
 def log_of(data: DataFolder, source: Source) -> Path:

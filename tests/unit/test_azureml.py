@@ -87,7 +87,7 @@ AMBIGUOUS_FILES = {"endpoints/batch/batch_endpoint.yaml"}
 DEPLOYMENT = "name: {}\ninstance_type: x\ncode_configuration: {{code: code, scoring_script: score.py}}\n"
 
 
-def pin(ref: str) -> ModelPin:
+def pin(ref: str, asked_in: str) -> ModelPin:
     return ModelPin("m", "1", None, "m/1", "d")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,9 @@ import pytest
 
 from headgate import codec
 from headgate.findings import TerminalError, TransientError
+from headgate.process import CatalogueSource
 from headgate.target import EnvironmentPin, Source, SourcePath
+from headgate_kit.catalogue import open_catalogue
 from headgate_kit.layout import DataFolder
 from headgate_pipelines import build
 
@@ -106,3 +110,35 @@ def test_without_a_data_folder_it_says_what_is_missing(monkeypatch: pytest.Monke
     monkeypatch.delenv("HEADGATE_DATA", raising=False)
     with pytest.raises(TerminalError, match="HEADGATE_DATA is not set"):
         build.perform({}, fetch=sends()[0])
+
+
+def test_a_model_of_a_catalogue_is_fetched_once_for_all_that_ask_for_it(data: DataFolder, tmp_path: Path) -> None:
+    (tmp_path / "models/churn/7/sub").mkdir(parents=True)
+    (tmp_path / "models/churn/7/sub/m.pkl").write_text("weights")
+    declared = CatalogueSource("folder", str(tmp_path / "models"))
+    pin = open_catalogue("lake", declared, tmp_path).pin("azureml:churn@latest")
+    fetch, _ = sends(**{"e/src/score.py": "x"})
+    asked = work("r1", "r2")
+    for one, variable in zip(asked["builds"], "ab", strict=True):
+        one["source"] = codec.to_data(dataclasses.replace(SOURCE, model=pin, variables={"WHO": variable}))
+    asked["catalogues"] = {"lake": codec.to_data(declared)}
+    first = build.perform({**asked, "builds": asked["builds"][:1]}, fetch=fetch)["artifacts"]["r1"]
+    shutil.rmtree(tmp_path / "models")
+    second = build.perform(asked, fetch=fetch)["artifacts"]["r2"]
+    for made in (first, second):
+        assert (Path(made["location"]) / "models/churn/7/sub/m.pkl").read_text() == "weights"
+    assert first["location"] != second["location"]
+
+
+def test_a_model_that_is_not_what_was_pinned_fails_the_build(data: DataFolder, tmp_path: Path) -> None:
+    (tmp_path / "models/churn/7").mkdir(parents=True)
+    (tmp_path / "models/churn/7/m.pkl").write_text("weights")
+    declared = CatalogueSource("folder", str(tmp_path / "models"))
+    pin = open_catalogue("lake", declared, tmp_path).pin("azureml:churn:7")
+    (tmp_path / "models/churn/7/m.pkl").write_text("other weights")
+    fetch, _ = sends(**{"e/src/score.py": "x"})
+    asked = {**work("r1"), "catalogues": {"lake": codec.to_data(declared)}}
+    asked["builds"][0]["source"] = codec.to_data(dataclasses.replace(SOURCE, model=pin))
+    failed = build.perform(asked, fetch=fetch)["failed"]["r1"]
+    assert failed["code"] == "model-changed"
+    assert not list(data.sources.iterdir())

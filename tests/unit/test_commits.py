@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from headgate.findings import TransientError
+from headgate.target import ModelPin
+from headgate_controllers import commits as module
 from headgate_controllers.commits import Commits
 from headgate_controllers.heads import Heads
 from headgate_controllers.records.sqlite import SqliteRecord
 from headgate_controllers.repo import EndpointsRepo
+from headgate_controllers.resolve import Outside
 
 DEPLOYMENT = """\
 name: blue
@@ -31,9 +35,9 @@ class Desk:
         self.repo = EndpointsRepo(str(self.work), folder / "mirror.git")
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, outside: Outside | None = None) -> None:
         self.heads = Heads(self.record, lambda: 1_000.0)
-        self.commits = Commits(self.repo, self.heads, self.record, lambda reading, tree: ())
+        self.commits = Commits(self.repo, self.heads, self.record, lambda reading, tree: (), outside)
 
     def git(self, *arguments: str) -> str:
         command = ["git", "-C", str(self.work), "-c", "user.name=Ada", "-c", "user.email=a@example.org", *arguments]
@@ -167,3 +171,30 @@ def test_a_restart_knows_which_endpoint_reads_which_file(desk: Desk) -> None:
     desk.put("endpoints/churn/code/m.pkl", "other weights")
     desk.commit()
     assert desk.commits.look() == ("churn",)
+
+
+def test_a_catalogue_that_is_away_is_asked_again_without_a_commit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = True
+
+    def outside(ref: str, *_: object) -> ModelPin:
+        if away:
+            raise TransientError("the lake does not answer")
+        return ModelPin("churn", "1", None, ".catalogue/lake/churn/1", "d")
+
+    monkeypatch.setattr(module, "AGAIN_S", 0.0)
+    desk.restart(outside)
+    desk.put("headgate.yml", "catalogues: {lake: {kind: s3, url: 's3://models'}}\n")
+    desk.put("endpoints/churn/deployments/blue.yml", DEPLOYMENT.replace("{path: ../code/m.pkl}", "azureml:churn:1"))
+    desk.commit()
+    assert desk.commits.look() == ("churn", "fraud")
+    assert [f.code for f in desk.heads.get("churn").findings] == ["catalogue-unreachable"]
+    assert desk.heads.get("fraud").active is not None, "the others go on"
+    desk.restart(outside)  # what waits is not forgotten
+    assert desk.commits.again_s is not None
+    assert desk.commits.look() == ("churn",)
+    away = False
+    assert desk.commits.look() == ("churn",)
+    assert (desk.commits.again_s, desk.commits.look()) == (None, ())
+    head = desk.heads.get("churn")
+    assert head.findings == ()
+    assert head.active is not None

@@ -253,7 +253,8 @@ def test_a_link_is_never_followed(repo: Repo) -> None:
 def test_a_registered_model_is_looked_up(repo: Repo) -> None:
     asked = []
 
-    def pin(ref: str) -> ModelPin:
+    def pin(ref: str, asked_in: str) -> ModelPin:
+        assert asked_in.startswith("endpoints/fraud/deployments/blue.yml@")
         asked.append(ref)
         if "fraud" not in ref:
             raise LookupError("known: fraud")

@@ -27,19 +27,13 @@ from headgate_kit.oci.credentials import HUB, Login
 
 HUB_API = "registry-1.docker.io"
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # between two bytes, not of a whole blob
-PAUSES_S = (
-    0.5,
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-)  # between tries; a Retry-After counts if it is not longer than the longest patience
+PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # between tries; a Retry-After counts if it is not longer than PATIENCE_S
 PATIENCE_S = 60.0
 CHUNK = 1 << 20
 MANIFEST_LIMIT = 4 << 20  # bytes; the specification's own
 HOPS = 6  # redirects and challenges of one request
 WORDS = 300  # characters of a registry's refusal that are told
-
+NAMES = 10_000  # tags or repositories of one answer that are read
 
 T = TypeVar("T")
 
@@ -70,6 +64,7 @@ class Registry:
         address: HOST:PORT to reach it by; empty: its own name.
         insecure: plain HTTP.
         pause: how it waits between tries, seconds.
+        tries: the waits between tries, in seconds; None: PAUSES_S.
     """
 
     def __init__(
@@ -80,12 +75,14 @@ class Registry:
         address: str = "",
         insecure: bool = False,
         pause: Callable[[float], None] = time.sleep,
+        tries: tuple[float, ...] | None = None,
     ) -> None:
         self.host = host
         self._scheme = "http" if insecure else "https"
         self._root = f"{self._scheme}://{address or (HUB_API if host == HUB else host)}"
         self._login = login or Login()
         self._pause = pause
+        self._tries = tries
         self._authorization: dict[tuple[str, ...], str] = {}
         self._client = httpx.Client(timeout=TIMEOUT)
 
@@ -118,6 +115,18 @@ class Registry:
         self._ask("PUT", f"/v2/{name}/manifests/{version}", _push(name), headers, content=content)
         return image.digest(content)
 
+    # --- what there is --------------------------------------------------------------------------------------------
+
+    def tags(self, name: str) -> tuple[str, ...]:
+        """Empty: there is no such repository."""
+        answer = self._ask("GET", f"/v2/{name}/tags/list", _pull(name), query={"n": str(NAMES)}, missing=True)
+        return _texts(answer, "tags")
+
+    def repositories(self) -> tuple[str, ...]:
+        """As many as it tells in one answer. Raises TerminalError: most registries tell nobody."""
+        answer = self._ask("GET", "/v2/_catalog", ("registry:catalog:*",), query={"n": str(NAMES)}, missing=True)
+        return _texts(answer, "repositories")
+
     # --- blobs ----------------------------------------------------------------------------------------------------
 
     def has_blob(self, name: str, digest: str) -> bool:
@@ -148,7 +157,7 @@ class Registry:
             return
         size = file.stat().st_size
         location, sent = self._begin(name), 0
-        tries = iter(PAUSES_S)
+        tries = self._new_tries()
         while sent < size:
             try:
                 location = self._send(location, name, file, sent, size)
@@ -235,12 +244,15 @@ class Registry:
         return self._patiently(ask)
 
     def _patiently(self, ask: Callable[[], T]) -> T:
-        tries = iter(PAUSES_S)
+        tries = self._new_tries()
         while True:
             try:
                 return ask()
             except _Broken as broken:
                 self._rest(tries, broken)
+
+    def _new_tries(self) -> Iterator[float]:
+        return iter(PAUSES_S if self._tries is None else self._tries)
 
     def _rest(self, tries: Iterator[float], broken: _Broken) -> None:
         """Waits before the next try, or gives up."""
@@ -363,6 +375,15 @@ def _pull(name: str) -> tuple[str, ...]:
 
 def _push(name: str) -> tuple[str, ...]:
     return (f"repository:{name}:pull,push",)
+
+
+def _texts(answer: httpx.Response | None, key: str) -> tuple[str, ...]:
+    """A list of texts in an answer; anything else is as good as none."""
+    try:
+        found = answer.json()[key] if answer is not None else None
+    except (ValueError, KeyError, TypeError):
+        found = None
+    return tuple(text for text in found if isinstance(text, str)) if isinstance(found, list) else ()
 
 
 def _pieces(file: Path, start: int) -> Iterator[bytes]:
