@@ -169,7 +169,7 @@ class Acts:
         if deployment.smoke_request is not None:
             tree = self._repo.tree(rollout.commit)
             sample = tree.read(deployment.smoke_request.path, smoke.REQUEST_LIMIT)
-        verdict = smoke.ask(address, deployment, sample)
+        verdict = smoke.ask(address, deployment, sample, quoted=not rollout.target.process.redact)
         with self._lock:
             self._smokes[(rollout.id, revision)] = verdict
 

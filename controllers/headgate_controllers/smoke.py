@@ -12,8 +12,11 @@ REQUEST_LIMIT = 10_000_000  # bytes of a sample request
 ANSWER_LIMIT = 1_000_000  # characters of an answer that are looked at
 
 
-def ask(address: str, deployment: DeploymentTarget, sample: bytes | None) -> Verdict:
-    """Sends the sample request. Without one, readiness was all there is to test, and the verdict says so."""
+def ask(address: str, deployment: DeploymentTarget, sample: bytes | None, *, quoted: bool = True) -> Verdict:
+    """Sends the sample request. Without one, readiness was all there is to test, and the verdict says so.
+
+    `quoted`: whether the verdict may show parts of the answer: not where the endpoint redacts them.
+    """
     if sample is None:
         return Verdict(
             gate="smoke",
@@ -37,7 +40,8 @@ def ask(address: str, deployment: DeploymentTarget, sample: bytes | None) -> Ver
     except httpx.HTTPError as error:
         return _failed(f"the sample request broke off: {error or type(error).__name__}")
     media_type, text = answer.headers.get("content-type", ""), answer.text
-    return judge_smoke(answer.status_code, media_type, text[:ANSWER_LIMIT], truncated=len(text) > ANSWER_LIMIT)
+    cut = len(text) > ANSWER_LIMIT
+    return judge_smoke(answer.status_code, media_type, text[:ANSWER_LIMIT], truncated=cut, quoted=quoted)
 
 
 def _failed(explanation: str) -> Verdict:

@@ -12,33 +12,42 @@ from headgate.evidence import Answer, Difference, Result, Verdict
 from headgate_policies.compare import Tolerance, compare, cut, media_type, not_numbers, read_json
 
 VERSION = "1"
+HIDDEN = "(not shown: the endpoint redacts parts of its answers)"
 
 
 def judge_smoke(
-    status: int, media_type_header: str, body: str, expected: str | None = None, *, truncated: bool = False
+    status: int,
+    media_type_header: str,
+    body: str,
+    expected: str | None = None,
+    *,
+    truncated: bool = False,
+    quoted: bool = True,
 ) -> Verdict:
     """Args:
     body: the answer's text; `truncated` when it is only the beginning: then only its status is judged.
     expected: the body of an earlier answer to the same request, whose shape this one must have; None: there
         is none.
+    quoted: whether the verdict may show parts of the answer; a verdict ends up in git.
     """
+    said = cut(body) if quoted else HIDDEN
     if not 200 <= status < 300:
-        return _verdict(Result.FAIL, f"the sample request was answered with {status}: {cut(body)}")
+        return _verdict(Result.FAIL, f"the sample request was answered with {status}: {said}")
     if truncated:
         return _verdict(Result.PASS, f"answered {status}; too long an answer to look into")
     if "json" not in media_type(media_type_header):
         return _verdict(Result.PASS, f"answered {status} with {len(body):,} characters, which are not JSON")
-    fault = _fault(body)
+    fault = _fault(body, said)
     if fault:
         return _verdict(Result.FAIL, f"answered {status}, but {fault}")
     return _shape(status, media_type_header, body, expected)
 
 
-def _fault(body: str) -> str:
+def _fault(body: str, said: str) -> str:
     try:
         value = read_json(body)
     except json.JSONDecodeError as error:
-        return f"the answer says it is JSON and is not: {error.msg} at character {error.pos}: {cut(body)}"
+        return f"the answer says it is JSON and is not: {error.msg} at character {error.pos}: {said}"
     except ValueError as error:
         return str(error)
     path = next(not_numbers(value), "")
