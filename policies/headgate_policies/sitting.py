@@ -82,9 +82,10 @@ class Sitting(ABC):
     def _more(self, count: int | None, seen: int, what: str = "candidate requests") -> str:
         """What is still missing, and how long that takes at the rate of the `seen` so far."""
         said, span = more(count, what), self._last_at - self._first_at
-        if count is None or count > MANY or seen <= 0 or not ENOUGH_S <= span < math.inf:
+        if count is None or count > MANY or seen < 2 or not ENOUGH_S <= span < math.inf:
             return said
-        return f"{said}; at this rate {duration(count * span / seen)}"
+        # From the first to the last of them: n requests are n - 1 intervals, which matters when there are few.
+        return f"{said}; at this rate {duration(count * span / (seen - 1))}"
 
     @abstractmethod
     def _take(self, look: Look) -> None: ...

@@ -144,5 +144,5 @@ def test_what_a_plan_promises_is_a_sentence_and_a_number() -> None:
 def test_what_is_missing_is_said_with_the_time_it_takes_at_the_rate_seen() -> None:
     looks = [replace(look(counts(10), counts(90)), at=float(at)) for at in range(11)]
     verdict = gate.judge(ErrorRateParams(), looks, ALPHA)
-    assert verdict.missing == "about 640 more candidate requests; at this rate 64 s"
+    assert verdict.missing == "about 640 more candidate requests; at this rate 65 s"
     assert "rate" not in gate.judge(ErrorRateParams(), looks[:3], ALPHA).missing
