@@ -241,12 +241,17 @@ def _evidence(verdict: Verdict) -> list[str]:
     lines = [f"{verdict.gate} at {verdict.phase}: {' '.join(verdict.explanation.split())}"]
     if figures:
         lines.append(f"  figures: {figures}")
-    for difference in verdict.differences[:EXAMPLES]:
+    shown = verdict.differences[:EXAMPLES]
+    spare = EXAMPLES - len(shown)  # where fewer places differ, there are more examples of each
+    for difference in shown:
         effect = f", {_line(difference.effect)}" if difference.effect else ""
         lines.append(
             f"  {_line(difference.path)}: {difference.kind} differs in {difference.share:.1%} of pairs{effect}"
         )
-        lines.append(f"    e.g. stable {_line(difference.stable)}, candidate {_line(difference.candidate)}")
+        further = difference.more[:spare]
+        spare -= len(further)
+        for stable, candidate in ((difference.stable, difference.candidate), *further):
+            lines.append(f"    e.g. stable {_line(stable)}, candidate {_line(candidate)}")
     return lines
 
 

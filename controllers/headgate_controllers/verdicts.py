@@ -112,8 +112,9 @@ def _unknown(verdict_id: str) -> Finding:
 
 def _gone(status: VerdictStatus, kept: int) -> Finding:
     if status.verdict.gate == SMOKE:
-        why = "a smoke verdict is of one answer, and answers are not kept"
+        why = "a smoke verdict is of one answer to the sample request, and answers are not kept"
+        fix = "`headgate verdict show` says what was answered; a new rollout of the revision asks again"
     else:
         why = f"it was given on {status.verdict.looks:,} looks, of which {kept:,} are kept"
-    fix = "replay a verdict of a newer rollout; `headgate verdict trace` keeps evidence in a file"
+        fix = "replay a verdict of a newer rollout; `headgate verdict trace` keeps evidence in a file"
     return Finding("evidence-gone", f"{status.id} cannot be computed again", why, fix, Place("control API"))

@@ -231,6 +231,7 @@ class Difference:
     stable: str  # example value as text, cut
     candidate: str
     effect: str = ""  # how much, e.g. `-98.7 % on average`
+    more: tuple[tuple[str, str], ...] = ()  # further examples, of other requests: stable, candidate
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,24 @@ def test_changed_added_and_removed_files_go_back_and_nothing_else(place: Place) 
     assert place.content(under=FRAUD) == place.content(good, FRAUD)
     assert place.content(under="endpoints/other") != ""
     assert place.git("rev-parse", "main~1", at=place.origin) == place.git("rev-parse", "HEAD")
+
+
+def test_the_message_has_three_examples_whether_three_places_differ_or_one(place: Place) -> None:
+    good = place.commit("one", endpoint="1")
+    failed = place.commit("two", endpoint="2")
+    owed = place.owed(failed, good)
+    one = replace(owed.verdicts[0].differences[0], more=(("2", "20"), ("3", "30"), ("4", "40")))
+    two = replace(one, path="$[1]", stable="5", candidate="50")
+
+    def examples(*differences: Difference) -> list[str]:
+        verdict = replace(owed.verdicts[0], differences=differences)
+        said = message(replace(owed, verdicts=(verdict,)), [])
+        return [line.strip().removeprefix("e.g. stable ") for line in said.splitlines() if "e.g." in line]
+
+    first = "152.1, candidate 1.9 Headgate-Op-Key: forged"
+    assert examples(one) == [first, "2, candidate 20", "3, candidate 30"]
+    assert examples(one, two) == [first, "2, candidate 20", "5, candidate 50"]
+    assert len(examples(*[one] * 5)) == 3
 
 
 def test_a_folder_that_was_read_goes_back_whole(place: Place) -> None:

@@ -11,6 +11,7 @@ from headgate.evidence import Counts, Look, Need, Outcome, Result, Traffic, Verd
 from headgate.process import Process
 from headgate_policies.gates.error_rate import gate as error_rate
 from headgate_policies.gates.latency import gate as latency
+from headgate_policies.gates.minimum import Minimum, MinimumParams
 from headgate_policies.gates.mirror_diff import gate as mirror_diff
 from headgate_policies.gates.smoke import judge_smoke
 from headgate_policies.judge import Analysis, alpha_share, combine, judge_phase, resolve
@@ -208,8 +209,26 @@ def test_the_sample_request_must_be_answered(status: int, media: str, body: str,
     assert says in found.explanation
 
 
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_of_an_endpoint_that_redacts_is_not_quoted(status: int) -> None:
+    found = judge_smoke(status, "application/json", "Ada, born 1815", quoted=False)
+    assert found.result is Result.FAIL
+    assert "Ada" not in found.explanation
+    assert "redacts" in found.explanation
+
+
 def test_the_answer_keeps_the_shape_of_an_earlier_one() -> None:
     assert judge_smoke(200, "application/json", '{"a": 2}', '{"a": 1}').result is Result.PASS
     found = judge_smoke(200, "application/json", '{"b": 2}', '{"a": 1}')
     assert found.result is Result.FAIL
     assert {difference.path for difference in found.differences} == {"$.a", "$.b"}
+
+
+def test_three_requests_a_minute_are_foretold_as_such_from_the_second_on() -> None:
+    looks = [Look("step", 1, 20.0 * n, 1.0, Counts({Outcome.OK: 1})) for n in range(4)]
+    missing = [Minimum(MinimumParams(50)).hear(looks[:n]).verdict().missing for n in (1, 2, 4)]
+    assert missing == [
+        "about 49 more candidate requests",
+        "about 48 more candidate requests; at this rate 17 min",
+        "about 46 more candidate requests; at this rate 16 min",
+    ]

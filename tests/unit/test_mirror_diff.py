@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -183,6 +184,56 @@ def test_shape_is_judged_without_tolerances(candidate: object, kind: str) -> Non
     verdict = gate.judge(MirrorDiffParams(), looks(plain, lambda *_: candidate, 6), ALPHA)
     assert verdict.result is Result.FAIL
     assert kind in {difference.kind for difference in verdict.differences}
+
+
+CUT = Answer("r", 200, "application/json", "", cut=True)
+
+
+def swapped(found: list[Look], change: Callable[[Pair], Pair]) -> list[Look]:
+    return [replace(look, pairs=tuple(change(pair) for pair in look.pairs)) for look in found]
+
+
+@pytest.mark.parametrize("side", ["live", "copy"])
+def test_a_short_answer_against_one_that_cannot_be_read_is_a_difference(side: str) -> None:
+    def unreadable(pair: Pair) -> Pair:
+        wrong = pair.kind is PairKind.COMPARE and pair.request_id.endswith("-3")
+        return replace(pair, **{side: CUT}) if wrong else pair
+
+    verdict = gate.judge(MirrorDiffParams(), swapped(looks(plain, plain, 90), unreadable), ALPHA)
+    assert verdict.result is Result.FAIL
+    assert [(d.path, d.kind) for d in verdict.differences] == [("$", "unreadable")]
+    assert verdict.figures["not_comparable"] == 0
+
+
+@pytest.mark.parametrize(
+    "live",
+    [CUT, answer("x" * 40_000), Answer("r", 200, "text/plain", "short")],
+    ids=["both", "nearly as long", "text"],
+)
+def test_an_answer_that_cannot_be_read_is_not_compared(live: Answer) -> None:
+    found = swapped(looks(plain, plain, 30), lambda pair: replace(pair, live=live, copy=CUT))
+    verdict = gate.judge(MirrorDiffParams(), found, ALPHA)
+    assert verdict.result is Result.INCONCLUSIVE
+    assert verdict.figures["not_comparable"] == 300
+
+
+@pytest.mark.parametrize(("cut", "passes"), [("1234", True), ("123467", False)], ids=["40 % cut", "60 % cut"])
+def test_enough_pairs_do_not_pass_when_most_could_not_be_compared(cut: str, passes: bool) -> None:
+    def change(pair: Pair) -> Pair:
+        return replace(pair, live=CUT, copy=CUT) if pair.request_id[-1] in cut else pair
+
+    verdict = gate.judge(MirrorDiffParams(max_share=0.1), swapped(looks(plain, plain, 200), change), ALPHA)
+    assert verdict.figures["pairs"] > 50
+    assert (verdict.result is Result.PASS) == passes
+    assert ("pairs that can be compared" in verdict.missing) == (not passes)
+
+
+def test_a_difference_has_up_to_three_examples_of_different_requests() -> None:
+    verdict = gate.judge(VALUES, looks(plain, lambda x, _: {"predictions": [x / 77]}, 6), ALPHA)
+    (worst,) = verdict.differences
+    assert len({(worst.stable, worst.candidate), *worst.more}) == 3
+    same = gate.judge(VALUES, looks(lambda *_: [1], lambda *_: [2], 6), ALPHA)
+    assert [d.more for d in same.differences] == [()]
 
 
 def test_failed_copies_are_counted_and_not_compared() -> None:

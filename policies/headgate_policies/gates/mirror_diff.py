@@ -16,7 +16,7 @@ from typing import Any
 
 from headgate.evidence import Detection, Difference, Look, Need, Pair, PairKind, Result, Traffic, Verdict
 from headgate.params import Fault, ParameterError, count, number, share
-from headgate_policies.compare import Comparison, Found, Tolerance, compare, example, generalised
+from headgate_policies.compare import Comparison, Found, Tolerance, compare, cut, example, generalised, media_type
 from headgate_policies.drift import Drift
 from headgate_policies.noise import MAX_PATHS, Noise
 from headgate_policies.rates import RateTest, Sample, detection
@@ -25,6 +25,9 @@ from headgate_policies.sitting import Opinion, Sitting, judged
 from headgate_policies.wording import part, percent
 
 SHOWN = 10  # differences in a verdict
+EXAMPLES = 3  # of one difference
+SHORT = 32 * 1024  # characters: half of what a router keeps of an answer
+UNREADABLE = "longer than 64 KiB, or no text, or no JSON although parts are to be redacted"
 ECHOED = 0.1  # echoes per compared pair that a forecast takes: the default of `mirror.echo`
 
 
@@ -54,7 +57,7 @@ class MirrorDiffParams:
 
 
 class MirrorDiff:
-    version = "1"
+    version = "2"  # 2: answers of which only one can be read differ; up to three examples of a difference
     params = MirrorDiffParams
 
     def needs(self, params: MirrorDiffParams) -> Sequence[Need]:
@@ -124,7 +127,7 @@ class _MirrorDiffSitting(Sitting):
             if not echo:
                 self._not["only the stable answered 2xx" if live else "the stable did not answer 2xx"] += 1
             return None
-        found = compare(pair.live, pair.copy, self._tolerance)
+        found = _one_sided(pair, self._tolerance) or compare(pair.live, pair.copy, self._tolerance)
         if not found.comparable:
             self._not[found.why_not] += int(not echo)
             return None
@@ -195,7 +198,13 @@ class _MirrorDiffSitting(Sitting):
         total = max(1, self._test.total.candidates)
         found = [
             Difference(
-                tally.path, tally.kind, round(tally.pairs / total, 9), tally.stable, tally.candidate, tally.effect
+                tally.path,
+                tally.kind,
+                round(tally.pairs / total, 9),
+                tally.stable,
+                tally.candidate,
+                tally.effect,
+                tuple(tally.more),
             )
             for tally in self._examples.values()
             if tally.path not in self._excluded
@@ -225,11 +234,15 @@ class _Tally:
     def __init__(self, first: Found) -> None:
         self.path, self.kind, self.stable, self.candidate = first.path, first.kind, first.stable, first.candidate
         self.pairs = 0
+        self.more: list[tuple[str, str]] = []
         self._sums = [0.0, 0.0]
         self._distances = 0.0
 
     def count(self, found: Found) -> None:
         self.pairs += 1
+        said = (found.stable, found.candidate)
+        if len(self.more) < EXAMPLES - 1 and said not in ((self.stable, self.candidate), *self.more):
+            self.more.append(said)
         self._sums[0] += math.fsum(stable for stable, _ in found.numbers)
         self._sums[1] += math.fsum(candidate for _, candidate in found.numbers)
         self._distances += max(found.distances, default=0.0)
@@ -239,6 +252,21 @@ class _Tally:
         if self.kind == "number":
             return change(*self._sums)
         return f"{percent(self._distances / self.pairs)} apart on average" if self._distances else ""
+
+
+def _one_sided(pair: Pair, tolerance: Tolerance) -> Comparison | None:
+    """One answer is short JSON, the other cannot be read. Left out, a model that only fails so would never be seen.
+
+    None: that is not so. Answers of nearly the same length may lie on both sides of the cap: they are not compared.
+    """
+    sides = [answer.cut and not answer.digest for answer in (pair.live, pair.copy)]
+    whole = pair.copy if sides[0] else pair.live
+    if sides[0] == sides[1] or tolerance.ignores("$"):
+        return None
+    if "json" not in media_type(whole.media_type) or len(whole.body) > SHORT:
+        return None
+    said = (UNREADABLE, cut(whole.body)) if sides[0] else (cut(whole.body), UNREADABLE)
+    return Comparison(found=(Found("$", "unreadable", *said),))
 
 
 def change(stable: float, candidate: float) -> str:
