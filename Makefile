@@ -16,7 +16,7 @@ NONE_IS_FINE := $(if $(ARGS),|| test $$? -eq 5)
 PACKAGES := core policies pipelines controllers router serving console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz e2e check lint format types layers golden manifests bench-control bench-judgement bench-cluster docs images lock clean
+.PHONY: help setup demo test fuzz soak e2e check lint format types layers golden manifests bench-control bench-judgement bench-cluster docs images lock clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ test: setup  ## All tests
 
 fuzz: setup  ## The router's parsers on random bytes, for longer than in `make test`
 	HEADGATE_FUZZ=100 $(BIN)/python -m pytest tests/property/test_protocol.py $(ARGS)
+
+soak: setup  ## The split at 20,000 requests a case; a million through a thousand tables and faults; soak.json
+	HEADGATE_SOAK=10 $(BIN)/python -m pytest tests/integration/test_split.py
+	$(BIN)/python -m bench.soak $(ARGS)
 
 check: lint types layers test  ## All there is to hold: format, lint, types, layers, tests
 

@@ -36,6 +36,7 @@ ANSWER_S = EXCHANGE_HOLD_S + 4.0  # a controller that is silent for longer is go
 RETRY_S = 0.1  # plus as much again at random, so that workers do not dial in step
 MAX_REPLY = 256 * 1024 * 1024  # bytes
 MANY = 200  # endpoints of a table that is read beside the event loop
+SAVED_S = 1.0  # for a table to be on disk; below what a worker's lease can spare
 MAX_REASONS = 20  # of a refused table that are reported
 
 
@@ -147,7 +148,7 @@ class Feed:
         self._book.forget(table)
         for (endpoint, _, revision), n in self._book.tunnels.left_behind(table):
             log.warning("%s: %d tunnels stay with %s, which this table lists no more", endpoint, n, revision)
-        self._save(sent)
+        await self._save(sent)
         return True
 
     async def _read(self, sent: Mapping[str, Any]) -> tuple[RouteTable, int]:
@@ -168,11 +169,14 @@ class Feed:
         self._refused = reasons[:MAX_REASONS]
         return False
 
-    def _save(self, sent: Mapping[str, Any]) -> None:
-        """Writes beside the event loop; of tables that come faster than the disk, the last one."""
+    async def _save(self, sent: Mapping[str, Any]) -> None:
+        """Writes beside the event loop, and waits for it: what is acked must be what the worker comes back with when it
+        is killed. A disk that hangs holds an ack up only so long; of tables that come meanwhile, it gets the last one.
+        """
         self._unsaved = sent
         if self._saving is None or self._saving.done():
             self._saving = asyncio.get_running_loop().create_task(self._write_all())
+        await asyncio.wait((self._saving,), timeout=SAVED_S)
 
     async def _write_all(self) -> None:
         while self._unsaved is not None:

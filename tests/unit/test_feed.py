@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from headgate.evidence import Outcome
 from headgate.findings import FindingsError
 from headgate.table import EndpointRoute, RouteRevision, RouteTable, seal
 from headgate_kit.layout import DataFolder
+from headgate_router import feed
 from headgate_router.count import Book
 from headgate_router.feed import Announced, Away, Feed
 from headgate_router.main import check_control
@@ -268,6 +270,43 @@ def test_the_last_counts_are_flushed(tmp_path: Path) -> None:
         controller.stop()
 
     run(scenario())
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["slow", "hangs"])
+def test_a_table_is_acked_when_the_disk_has_it_and_a_disk_that_hangs_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    """A worker that is killed comes back with what it acked."""
+    go, write = threading.Event(), feed.write_atomic
+
+    def late(path: Path, content: bytes) -> None:
+        go.wait(5.0 if hangs else 0.1)
+        write(path, content)
+
+    monkeypatch.setattr(feed, "write_atomic", late)
+    monkeypatch.setattr(feed, "SAVED_S", 0.2 if hangs else 5.0)
+    on_disk: list[bool] = []
+
+    async def scenario() -> None:
+        side = Side(tmp_path)
+
+        def reply(request: ExchangeRequest) -> ExchangeReply:
+            if request.acked is None:
+                return ExchangeReply(request.sequence, table(5))
+            on_disk.append(side.feed.file.exists())
+            return received(request)
+
+        controller = Controller(side.data, reply)
+        await controller.start()
+        assert await side.feed.exchange()
+        assert not await side.feed.exchange()
+        go.set()
+        assert await side.feed.flush(5.0)
+        assert side.feed.file.exists()
+        controller.stop()
+
+    run(scenario())
+    assert on_disk[0] is not hangs
 
 
 def test_a_full_disk_does_not_stop_the_table(tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""The controller's half of the exchange, alone; argv: ROOT PORT WORKERS CHANGES, then PORT,PORT of each revision.
+
+Record, generations and table are the real ones, and so survive a `kill -9`; what moves the shares is a loop instead of
+rollouts: a change is made when every worker has acked the one before. The generation that all have acked stands in the
+first 8 bytes of ROOT/acked, for callers to hold answers against.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import mmap
+import sys
+import time
+from pathlib import Path
+
+import uvloop
+
+from headgate import codec
+from headgate.control import EXCHANGE_HOLD_S, ExchangeReply, ExchangeRequest
+from headgate.evidence import PairKind
+from headgate.table import EndpointRoute, Mirror, RouteRevision
+from headgate_controllers.records.sqlite import SqliteRecord
+from headgate_controllers.routes import Routes
+from headgate_kit.layout import DataFolder
+
+REVISIONS = ("blue", "green", "red")
+CANDIDATE = "candidate"  # gets copies only
+LEAST_S = 0.05  # between two changes
+
+
+class Controller:
+    def __init__(self, root: Path, workers: int, changes: int, ports: list[list[int]]) -> None:
+        self._routes = Routes(SqliteRecord(root / "record.db"))
+        self._workers = workers
+        self._changes = changes
+        self._ports = ports
+        self._acked: dict[str, int] = {}
+        self._news = asyncio.Event()
+        self._all = asyncio.Event()
+        with (root / "acked").open("r+b") as file:
+            self._shown = mmap.mmap(file.fileno(), 8)
+
+    async def change(self) -> None:
+        """Until every change is made."""
+        while True:
+            generation = self._routes.table.generation
+            if generation > self._changes:
+                return
+            if generation:
+                await self._all.wait()
+            self._all.clear()
+            self._routes.publish({"e": self._route(generation + 1)}, "c" * 40)
+            self._news.set()
+            self._news = asyncio.Event()
+            await asyncio.sleep(LEAST_S)
+
+    def _route(self, change: int) -> EndpointRoute:
+        """Shares of three revisions, others each time; now and then one of them has none."""
+        first = change * 37 % 1001
+        second = (1000 - first) * (change % 7) // 6
+        shares = (first, second, 1000 - first - second)
+        rows = [
+            self._row(index, name, share) for index, (name, share) in enumerate(zip(REVISIONS, shares, strict=True))
+        ]
+        mirrors = (Mirror(CANDIDATE, 50), Mirror("blue", 20, PairKind.ECHO))
+        rows.append(self._row(len(REVISIONS), CANDIDATE, 0))
+        key = hashlib.sha256(b"k").hexdigest()
+        return EndpointRoute("e", 0, "c" * 40, tuple(rows), mirrors, keys=(key,))
+
+    def _row(self, index: int, name: str, share: int) -> RouteRevision:
+        upstreams = tuple(f"http://127.0.0.1:{port}" for port in self._ports[index])
+        return RouteRevision(name, name, share, upstreams, max_concurrent_per_instance=1000, request_timeout_ms=30_000)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                body = await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+                asked = codec.decode(ExchangeRequest, body)
+                acked = asked.acked.generation if asked.acked else -1
+                news = self._news
+                self._heard(asked.worker, acked)
+                if self._routes.table.generation <= acked:
+                    await asyncio.wait((asyncio.ensure_future(news.wait()),), timeout=EXCHANGE_HOLD_S)
+                table = self._routes.table
+                reply = codec.canonical(ExchangeReply(asked.sequence, table if table.generation != acked else None))
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(reply), reply))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    def _heard(self, worker: str, acked: int) -> None:
+        self._acked[worker] = acked
+        if len(self._acked) == self._workers:
+            least = min(self._acked.values())
+            if least > int.from_bytes(self._shown[:], "little"):
+                self._shown[:] = least.to_bytes(8, "little")
+            if least == self._routes.table.generation:
+                self._all.set()
+
+
+async def main(root: Path, port: int, workers: int, changes: int, ports: list[list[int]]) -> None:
+    controller = Controller(root, workers, changes, ports)
+    server = await asyncio.start_server(controller.serve, "127.0.0.1", port, limit=1 << 24)
+    data = DataFolder(root / "data")
+    data.control.write_text(json.dumps({"url": f"http://127.0.0.1:{port}", "pid": 1}))
+    print("ready", flush=True)
+    began = time.monotonic()
+    await controller.change()
+    print(f"changed {time.monotonic() - began:.1f}", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        listed = [[int(port) for port in group.split(",")] for group in sys.argv[5:]]
+        runner.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), listed))
