@@ -296,12 +296,13 @@ def ask(port: int, key: str) -> tuple[int, bytes]:
 
 
 # Calls the router's Service by its name, a new connection every 20 requests, and prints what came back when it ends.
+# A connection that is refused or ends before an answer is asked again on a new one, and counted: any client does so.
 CALLER = """
 import collections, http.client, json, os, signal, sys, time
-seen, going = collections.Counter(), [True]
+seen, again, going = collections.Counter(), 0, [True]
 signal.signal(signal.SIGTERM, lambda *_: going.clear())
 headers = {"Content-Type": "application/json", "Authorization": "Bearer " + os.environ["KEY"]}
-connection, used = None, 0
+connection, used, tries = None, 0, 0
 while going:
     try:
         if connection is None or used >= 20:
@@ -310,18 +311,23 @@ while going:
         answer = connection.getresponse()
         answer.read()
         seen[answer.status] += 1
-        used += 1
+        used, tries = used + 1, 0
         if answer.will_close:
             connection = None
     except (OSError, http.client.HTTPException) as error:
-        if used and isinstance(error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)):
-            connection = None  # an idle connection was closed: a client asks again on a new one, once
+        closed = isinstance(error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError))
+        connection, idle = None, used > 0
+        if tries < 5 and (closed or isinstance(error, ConnectionRefusedError)):
+            tries += 1
+            if not (idle and tries == 1):  # one that lay idle may be closed at any time
+                again += 1
+                time.sleep(0.05 * tries)
             continue
         print("FAILED", repr(error), flush=True)
         seen[0] += 1
-        connection = None
+        tries = 0
     time.sleep(0.02)
-print("SEEN", json.dumps(seen), flush=True)
+print("SEEN", json.dumps(seen), again, flush=True)
 """
 
 
@@ -332,6 +338,7 @@ class Recorder:
         self._world = world
         self._key = key
         self._name = f"caller-{uuid.uuid4().hex[:6]}"
+        self.again = 0  # connections that had to be made anew for the same request
 
     def start(self) -> None:
         container = {
@@ -362,7 +369,9 @@ class Recorder:
         for line in lines[:20]:
             if line.startswith("FAILED"):
                 print(line)
-        return {int(status): count for status, count in json.loads(seen[5:]).items()}
+        counts, _, again = seen[5:].rpartition(" ")
+        self.again = int(again)
+        return {int(status): count for status, count in json.loads(counts).items()}
 
 
 @contextmanager

@@ -49,6 +49,11 @@ class Heads:
         with self._lock:
             return self._heads.get(endpoint) or Head(endpoint)
 
+    def version(self, endpoint: str) -> int:
+        """How often it was changed; 0: never."""
+        with self._lock:
+            return self._versions.get(endpoint, 0)
+
     def all(self) -> Iterable[Head]:
         with self._lock:
             return tuple(self._heads.values())

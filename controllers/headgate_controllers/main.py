@@ -72,17 +72,17 @@ def serve(options: Options) -> int:
     options.data.prepare()
     adapters = Adapters()
     adapters.check(options)
-    token = start.token(options)
     listening = start.bind(options)
     if not options.lease:
-        return _control(options, adapters, token, listening, None)
+        return _control(options, adapters, start.token(options), listening, None)
     from headgate_controllers.leader import Leader, Standby, identity
     from headgate_kit.kube.client import Cluster
 
     signal.signal(signal.SIGTERM, _ended)  # as the first process of a container we would not hear it otherwise
     leader = Leader(Cluster.connect(), options.lease, identity())
     with Standby(listening):
-        leader.wait()
+        leader.wait()  # also for an API server that is away: what follows asks it
+        token = start.token(options)
     try:
         return _control(options, adapters, token, listening, leader)
     finally:
@@ -177,13 +177,15 @@ class Parts:
 def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Parts:
     data, clock = options.data, time.time
     record = SqliteRecord(data.record)
+    secrets: KeyStore = adapters.one("secrets", options.secrets)(data)
+    if options.platform == "kubernetes":
+        _restore(record, secrets)
     heads = Heads(record, clock)
     routes, workers = Routes(record), Workers(clock)
     evidence = Evidence(record, heads, clock)
     repo = EndpointsRepo(options.repo, data.mirror, options.branch, options.credentials)
     gates = adapters.gates()
     access = Access(token)
-    secrets: KeyStore = adapters.one("secrets", options.secrets)(data)
     holder: list[Reconciler] = []
 
     def wake(endpoint: str) -> None:
@@ -282,11 +284,25 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
     return Parts(controller, reconciler, repo, engine, platform, acts, record, collector, outsiders, shown)
 
 
+def _restore(record: SqliteRecord, secrets: KeyStore) -> None:
+    """What this record is behind of, from the cluster."""
+    from headgate_controllers.records.customresource import restore
+    from headgate_kit.kube.client import Cluster
+
+    cluster = Cluster.connect()
+    try:
+        restore(record, cluster, secrets.digests)
+    finally:
+        cluster.close()
+
+
 def _resources(controller: Controller) -> Resources:
+    from headgate_controllers.records.customresource import Copies
     from headgate_controllers.resources import Resources
     from headgate_kit.kube.client import Cluster
 
-    made = Resources(Cluster.connect(), controller, settled=lambda: bool(controller.commits.handled))
+    copies = Copies(lambda: controller.routes.table, lambda: controller.commits.handled)
+    made = Resources(Cluster.connect(), controller, lambda: bool(controller.commits.handled), copies=copies)
     controller.edited = made.drift
     return made
 

@@ -19,6 +19,7 @@ from headgate.rollout import Event, Head
 from headgate_controllers import projection
 from headgate_controllers.heads import Heads
 from headgate_controllers.projection import ENDPOINT, LABELS, Object, object_name
+from headgate_controllers.records.customresource import FIELD, Copies
 from headgate_kit.kube.cache import Cache
 from headgate_kit.kube.client import Cluster
 from headgate_kit.kube.kinds import ENDPOINT_ROLLOUT, EVENT, ONLINE_ENDPOINT, Kind
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 WRITES_PER_S = 20.0  # of all objects together: an API server serves others too
 SETTLE_S = 0.2  # changes that come together are one write
 SWEEP_S = 10.0  # replicas that come and go are not in the record
+LAST_WORDS_S = 3.0  # what waits to be written when it ends may take
 PAUSE_S = 5.0  # after the API server did not answer
 DEFINITIONS_S = 60.0  # between looks whether the definitions are there
 DRIFT_S = 60.0  # how long a hand's edit is reported after it was put back
@@ -47,15 +49,22 @@ class Source(Protocol):
 class Resources:
     """Args:
     settled: whether git was read since the start; until then no object is taken for one of a removed endpoint.
+    copies: keep the record a second time in the status; None: it is not.
     """
 
     def __init__(
-        self, cluster: Cluster, source: Source, settled: Callable[[], bool], clock: Callable[[], float] = time.time
+        self,
+        cluster: Cluster,
+        source: Source,
+        settled: Callable[[], bool],
+        clock: Callable[[], float] = time.time,
+        copies: Copies | None = None,
     ) -> None:
         self._cluster = cluster
         self._source = source
         self._settled = settled
         self._clock = clock
+        self._copies = copies
         self._lock = threading.Condition()
         self._dirty: OrderedDict[str, None] = OrderedDict()  # names of objects, the longest waiting first
         self._said: list[tuple[str, str, str]] = []  # (endpoint, reason, message): events to tell
@@ -75,8 +84,18 @@ class Resources:
         with self._lock:
             self._lock.notify_all()
         self._thread.join(PAUSE_S)
+        if self._copies is not None and not self._thread.is_alive():
+            self._last_words()
         for cache in (self._endpoints, self._rollouts):
             cache.close()
+
+    def _last_words(self) -> None:
+        """Whoever takes over without our volume begins with what was recorded last."""
+        deadline = time.monotonic() + LAST_WORDS_S
+        while self._dirty and self._endpoints.ready and self._rollouts.ready and time.monotonic() < deadline:
+            name = self._dirty.popitem(last=False)[0]
+            if not self._attempt(name):
+                return
 
     def drift(self) -> tuple[str, ...]:
         """What a hand changed lately, for `headgate status`."""
@@ -178,8 +197,18 @@ class Resources:
         status = self._source.endpoint_status(head.endpoint)
         meta, before = found["metadata"], found.get("status") or {}
         wanted = projection.endpoint_status(status, meta["generation"], before.get("conditions") or (), self._clock())
-        self._put_status(ONLINE_ENDPOINT, found, wanted)
+        wanted |= self._copy(head, str(before.get(FIELD) or ""))
+        made = self._put_status(ONLINE_ENDPOINT, found, wanted)
+        if wanted.get(FIELD) and not (made.get("status") or {}).get(FIELD):
+            log.warning("the record is not copied: OnlineEndpoint is of an older Headgate; apply install/crds")
+            self._copies = None
         self._show_rollouts(head, meta)
+
+    def _copy(self, head: Head, before: str) -> Object:
+        """Read after the head: never older than what the status says of it."""
+        if self._copies is None:
+            return {}
+        return {FIELD: self._copies.of(head, self._source.heads.version(head.endpoint), before)}
 
     def _show_rollouts(self, head: Head, owner: Mapping[str, Any]) -> None:
         known = [r for r in self._rollouts.objects() if (r.get("spec") or {}).get("endpoint") == head.endpoint]
@@ -259,13 +288,13 @@ class Resources:
             self._drift[name] = (self._clock(), line)
         self._event(kind, found["metadata"], "PutBack", f"edited{by}: change the endpoints repo instead", "Warning")
 
-    def _put_status(self, kind: Kind, found: Object, status: Object) -> None:
-        """By compare-and-swap. Raises ConflictError."""
+    def _put_status(self, kind: Kind, found: Object, status: Object) -> Object:
+        """By compare-and-swap. The object as it is then. Raises ConflictError."""
         if not projection.differs(status, found.get("status")):
-            return
+            return found
         version = found["metadata"]["resourceVersion"]
         body = {"metadata": {"resourceVersion": version}, "status": status}
-        self._cluster.patch(kind, found["metadata"]["name"], body, subresource="status")
+        return self._cluster.patch(kind, found["metadata"]["name"], body, subresource="status") or found
 
     def _remove(self, name: str) -> None:
         if self._endpoints.get(name) is not None and self._settled():

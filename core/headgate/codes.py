@@ -126,6 +126,8 @@ SYSTEM: Mapping[str, Entry] = {
     "repo-empty": ("The repository has no commit yet.", "Commit and push."),
     "repo-unknown-commit": ("A commit that is not there.", "Give a full id of a commit on the branch."),
     "repo-push-refused": ("The origin does not take our push.", "Allow it, or merge the branch by hand."),
+    "record-lost": ("A cluster runs revisions of which the controller's record knows nothing.",
+                    "Give it its volume or a backup back; or delete the Deployments named, to begin anew."),
     "lfs-pointer": ("A file is a Git LFS pointer, not its content.", "Commit the file itself, or use the catalogue."),
     "repo-incomplete": ("Our copy of the endpoints repo lacks an object.", "Check the origin with `git fsck`."),
     "secret-in-url": ("A URL holds a password.", "Let a credential helper or an SSH key answer."),

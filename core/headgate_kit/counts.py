@@ -5,5 +5,5 @@ from __future__ import annotations
 from prometheus_client import Counter
 
 CLUSTER_REQUESTS = Counter(
-    "headgate_cluster_requests", "Requests to the Kubernetes API server", ["verb", "resource"], registry=None
+    "headgate_cluster_requests", "Requests to the Kubernetes API server", ["verb", "resource", "scope"], registry=None
 )

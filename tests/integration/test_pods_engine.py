@@ -173,16 +173,34 @@ def test_a_pod_the_cluster_refuses_is_an_error_that_says_why(make: Make, server:
 def test_a_foreign_pod_of_the_same_name_is_not_taken_for_an_attempt(
     make: Make, server: KubeServer, kubelet: Kubelet
 ) -> None:
-    from headgate_pipelines.engines.pods.render import pod_name
+    from headgate_pipelines.engines.pods.render import RUN, pod_name
 
-    name = pod_name("w", "main", 0)
+    name = pod_name("w", "main", 0, "a1")
     foreign = {"metadata": {"name": name}, "status": {"phase": "Succeeded"}}
     server.put("v1", "pods", foreign)
     engine = make()
-    engine.submit(runs("w", "pass"))
+    document = dict(runs("w", "pass"))
+    document["metadata"] = {**document["metadata"], "labels": {RUN: "a1"}}
+    engine.submit(document)
     run = ended(engine, "w")
     assert (run.phase, kubelet.started) == ("Error", [])
     assert "is not of w" in run.message
+
+
+def test_a_workflow_submitted_anew_without_its_journal_takes_no_pod_of_before_for_its_own(
+    make: Make, server: KubeServer, kubelet: Kubelet, tmp_path: Path
+) -> None:
+    engine = make()
+    engine.submit(runs("w", "raise SystemExit(3)"))
+    assert ended(engine, "w").phase == "Failed"
+    (before,) = pods(server)
+    engine.close()
+    (tmp_path / "data").rename(tmp_path / "lost")
+    engine = make()
+    engine.submit(runs("w", "pass"))
+    assert ended(engine, "w").phase == "Succeeded"
+    assert len(kubelet.started) == 2
+    wait_for(lambda: before not in pods(server))
 
 
 def test_an_api_server_that_is_away_costs_time_and_nothing_else(

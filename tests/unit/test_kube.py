@@ -206,14 +206,20 @@ def test_without_a_configuration_it_says_what_to_set(monkeypatch: pytest.MonkeyP
 
 
 def test_requests_are_counted_by_what_they_do(cluster: Cluster) -> None:
-    def counted() -> dict[tuple[str, str], float]:
+    def counted() -> dict[tuple[str, ...], float]:
         samples = [s for family in CLUSTER_REQUESTS.collect() for s in family.samples if s.name.endswith("_total")]
-        return {(s.labels["verb"], s.labels["resource"]): s.value for s in samples}
+        return {tuple(s.labels[label] for label in ("verb", "resource", "scope")): s.value for s in samples}
 
     before = counted()
     cluster.create(DEPLOYMENT, named("a"))
     cluster.get(DEPLOYMENT, "a")
     cluster.list(NODE)
+    cluster.patch(DEPLOYMENT, "a", {"status": {}}, subresource="status")
     after = counted()
     new = {key: n - before.get(key, 0.0) for key, n in after.items() if n != before.get(key, 0.0)}
-    assert new == {("post", "deployments"): 1.0, ("get", "deployments"): 1.0, ("list", "nodes"): 1.0}
+    assert new == {
+        ("create", "deployments", "namespace"): 1.0,
+        ("get", "deployments", "namespace"): 1.0,
+        ("patch", "deployments/status", "namespace"): 1.0,
+        ("list", "nodes", "cluster"): 1.0,
+    }

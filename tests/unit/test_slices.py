@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headgate_router.resolvers.slices import ServicePort, addresses, parse, zone_of
+from headgate_router.resolvers.slices import ServicePort, addresses, parse, remaining, zone_of
 
 
 def place(ip: str, zone: str = "", *, hints: tuple[str, ...] = (), **conditions: bool | None) -> dict[str, Any]:
@@ -112,6 +112,15 @@ NEAR, FAR = place("10.0.0.1", "a"), place("10.0.0.2", "b")
 )  # fmt: skip
 def test_the_zone(endpoints: list[Any], zone: str, used: list[str]) -> None:
     assert hosts(*addresses([one(*endpoints)], "8080", zone)) == used
+
+
+def test_those_asked_before_are_asked_on_while_they_are_listed_and_do_not_end() -> None:
+    lost, other = place("10.0.0.1", ready=False), place("10.0.0.2", ready=False)
+    ends = place("10.0.0.3", ready=False, serving=False, terminating=True)
+    asked = [f"http://10.0.0.{n}:8080" for n in (1, 3, 4)]
+    assert addresses([one(lost, other, ends)], "8080") == ()
+    assert hosts(*remaining([one(lost, other, ends)], "8080", asked)) == ["10.0.0.1"]
+    assert remaining([one(lost)], "8080", ()) == (), "one that never was ready is not asked"
 
 
 def test_our_zone_is_found_by_our_address() -> None:

@@ -82,6 +82,12 @@ class SqliteRecord:
             self._add_events(database, events)
         return expect + 1
 
+    def adopt(self, endpoint: str, head: Head, version: int) -> None:
+        """A head that was kept elsewhere, instead of ours: it is newer."""
+        with self.transaction() as database:
+            body = codec.canonical(head).decode()
+            database.execute("INSERT OR REPLACE INTO head VALUES (?, ?, ?)", (endpoint, version, body))
+
     def put(self, evidence: bytes) -> str:
         digest = hashlib.sha256(evidence).hexdigest()
         with self.transaction() as database:

@@ -27,6 +27,7 @@ WATCH_S = 300  # the server ends a watch after this long; a new one carries on w
 QUIET_S = 150.0  # a watch without a byte for this long is dead: bookmarks come every minute
 MOST_PATIENCE_S = 30.0  # a server that asks for more is asked again all the same
 PAGE = 500  # objects of one page of a list
+VERBS = {"POST": "create", "PUT": "update"}  # of HTTP, as Roles call them; the others are called the same
 MANAGER = "headgate"  # our field manager: fields of others are left alone
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -274,13 +275,16 @@ class Cluster:
 
 
 def _count(method: str, path: str, query: Mapping[str, str]) -> None:
+    """As a Role names it: verb, resource with its subresource, and where it holds."""
     parts = path.strip("/").split("/")[3 if path.startswith("/apis/") else 2 :]
+    scope = "cluster"
     if parts[:1] == ["namespaces"] and len(parts) > 2:
-        parts = parts[2:]
-    verb = method.lower()
+        parts, scope = parts[2:], "namespace"
+    verb = VERBS.get(method, method.lower())
     if verb == "get" and len(parts) == 1:
         verb = "watch" if "watch" in query else "list"
-    CLUSTER_REQUESTS.labels(verb, parts[0] if parts else "server").inc()
+    resource = "/".join([*parts[:1], *parts[2:]]) or "server"
+    CLUSTER_REQUESTS.labels(verb, resource, scope).inc()
 
 
 class _Missing(TerminalError):

@@ -248,6 +248,8 @@ class EndpointSlices:
         known = [space.slices[name] for name in sorted(space.of.get(service, ()))]
         for follower in list(space.followers.get(service, ())):
             now = slices.addresses(known, follower.port, self._zone)
+            if not now and follower.told:
+                now = slices.remaining(known, follower.port, follower.told)
             if now != follower.told:
                 follower.told = now
                 follower.heard(now)

@@ -61,6 +61,23 @@ def addresses(slices: Iterable[Slice], port: str, zone: str = "") -> tuple[str, 
     return ()
 
 
+def remaining(slices: Iterable[Slice], port: str, before: Sequence[str]) -> tuple[str, ...]:
+    """Of the addresses that were asked before, those that are there still, whatever is said of their readiness.
+
+    For when no replica is ready: a node whose kubelet died makes every pod on it unready, and most of them answer on.
+    One that answers no more is found out by asking it. What ends is left out: it was told to.
+    """
+    listed = {
+        f"http://{f'[{ip}]' if one.get('addressType') == 'IPv6' else ip}:{number}"
+        for one in slices
+        if (number := _port(_list(one, "ports"), port)) is not None
+        for endpoint in _list(one, "endpoints")
+        if (endpoint.get("conditions") or {}).get("terminating") is not True
+        for ip in _list(endpoint, "addresses")[:1]
+    }
+    return tuple(address for address in before if address in listed)
+
+
 def zone_of(slices: Iterable[Slice], ip: str) -> str:
     """The zone that slices give for an address; empty: none lists it."""
     for endpoint in (endpoint for one in slices for endpoint in _list(one, "endpoints")):

@@ -60,7 +60,9 @@ class Pods:
     # --- Attempts -------------------------------------------------------------------------------------------------
 
     def of(self, spec: Spec, leaf: Leaf, number: int) -> PodAttempt:
-        return PodAttempt(self, spec, leaf, render.pod_name(spec.name, leaf.path, number))
+        return PodAttempt(
+            self, spec, leaf, render.pod_name(spec.name, leaf.path, number, spec.labels.get(render.RUN, ""))
+        )
 
     def start(self, wake: Callable[[], None]) -> None:
         self._wake = wake

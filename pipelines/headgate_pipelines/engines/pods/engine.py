@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from headgate.findings import TerminalError
 from headgate_kit.layout import DataFolder
 from headgate_pipelines.engines.local.run import Env, LocalEngine
 from headgate_pipelines.engines.placing import placed
+from headgate_pipelines.engines.pods.render import RUN
 from headgate_pipelines.engines.settings import OpSettings, from_environment
 
 if TYPE_CHECKING:
@@ -53,4 +55,6 @@ class PodsEngine(LocalEngine):
         super().__init__(data, attempts=attempts, env=env, on_change=on_change, clock=clock)
 
     def submit(self, workflow: Mapping[str, Any]) -> None:
-        super().submit(placed(workflow, self._settings))
+        found = placed(workflow, self._settings)
+        found["metadata"]["labels"].setdefault(RUN, uuid.uuid4().hex[:8])
+        super().submit(found)

@@ -24,6 +24,7 @@ from headgate_pipelines.engines.local.state import Outcome
 from headgate_pipelines.engines.settings import OpSettings
 
 WORKFLOW, ENDPOINT = "headgate.dev/workflow", "headgate.dev/endpoint"
+RUN = "headgate.dev/run"  # label of a workflow: another each time one is submitted
 OP_ANNOTATION = "headgate.dev/op"
 SELECTOR = f"{placing.PART}=op"
 NAME_LENGTH = 63
@@ -35,9 +36,13 @@ NEVER_STARTS = {"InvalidImageName", "CreateContainerConfigError", "CreateContain
 NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", *NEVER_STARTS}
 
 
-def pod_name(workflow: str, path: str, number: int) -> str:
-    """The same attempt has the same name for ever, so that it cannot run twice. A DNS label."""
-    whole = f"{workflow}.{path}.{number}"
+def pod_name(workflow: str, path: str, number: int, run: str = "") -> str:
+    """The same attempt has the same name for ever, so that it cannot run twice. A DNS label.
+
+    Args:
+        run: the workflow's label RUN: one that is submitted anew does not take its namesake's pods for its own.
+    """
+    whole = ".".join([workflow, path, str(number), *([run] if run else [])])
     shown = re.sub(r"[^a-z0-9]+", "-", whole.lower()).strip("-")
     digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
     return f"{shown[: NAME_LENGTH - len(digest) - 1].rstrip('-')}-{digest}"

@@ -1,0 +1,102 @@
+"""The parts of a test cluster that run on this very machine: killed with -9, brought back as they were started.
+
+Reads the folder of state that the cluster's start script leaves: `run/pids` (a line `PID NAME` for each part) and
+`run/node-NODE/containerd.sock`. Needs to be root there. Kills nothing that is not listed or not asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = os.environ.get("HEADGATE_E2E_MACHINE", "")
+LACKS = "the cluster's parts have to run on this machine: give HEADGATE_E2E_MACHINE=FOLDER with run/pids, as root"
+DIED_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """How a part was started."""
+
+    name: str
+    pid: int
+    command: tuple[str, ...]
+    environment: dict[str, str]
+
+
+class Machine:
+    def __init__(self, folder: str = FOLDER) -> None:
+        self._run = Path(folder).expanduser() / "run"
+
+    def part(self, name: str) -> Part:
+        pid = next(int(pid) for pid, found in self._parts() if found == name)
+        process = Path(f"/proc/{pid}")
+        command = process.joinpath("cmdline").read_bytes().rstrip(b"\0").decode().split("\0")
+        pairs = process.joinpath("environ").read_bytes().rstrip(b"\0").decode().split("\0")
+        return Part(name, pid, tuple(command), dict(pair.split("=", 1) for pair in pairs if "=" in pair))
+
+    def kill(self, name: str) -> Part:
+        """With -9; answers what `start` brings back."""
+        found = self.part(name)
+        os.kill(found.pid, signal.SIGKILL)
+        deadline = time.monotonic() + DIED_S
+        while _lives(found.pid):
+            assert time.monotonic() < deadline, f"{name} does not die"
+            time.sleep(0.01)
+        return found
+
+    def start(self, part: Part) -> None:
+        log = os.open(self._run / f"log/{part.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        try:
+            files = [(os.POSIX_SPAWN_DUP2, nothing, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+            pid = os.posix_spawnp(part.command[0], part.command, part.environment, file_actions=files, setsid=True)
+        finally:
+            os.close(log)
+            os.close(nothing)
+        lines = [f"{pid if name == part.name else known} {name}\n" for known, name in self._parts()]
+        (self._run / "pids").write_text("".join(lines))
+
+    @contextmanager
+    def without(self, name: str) -> Iterator[None]:
+        """The part is dead meanwhile, and back afterwards whatever happens."""
+        part = self.kill(name)
+        try:
+            yield
+        finally:
+            self.start(part)
+
+    def kill_container(self, pod: Any) -> None:
+        """With -9: the processes of the pod's first container, past its kubelet."""
+        status = pod["status"]["containerStatuses"][0]
+        container = status["containerID"].rpartition("/")[2]
+        socket = self._run / f"node-{pod['spec']['nodeName']}/containerd.sock"
+        words = ["ctr", "-a", str(socket), "-n", "k8s.io", "task", "kill", "-s", "SIGKILL", container]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=20)
+        assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+
+    def _parts(self) -> list[tuple[str, str]]:
+        lines = (self._run / "pids").read_text().splitlines()
+        return [(pid, name) for pid, _, name in (line.partition(" ") for line in lines)]
+
+
+def missing() -> str:
+    """What is not there for killing parts; empty: it can be done."""
+    return "" if FOLDER and Path(FOLDER).expanduser().joinpath("run/pids").exists() and os.geteuid() == 0 else LACKS
+
+
+def _lives(pid: int) -> bool:
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)  # one we started ourselves leaves nothing behind
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
