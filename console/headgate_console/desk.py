@@ -132,12 +132,12 @@ def with_room(changes: list[Change], data: str | None) -> list[Change]:
     from headgate_console import plans
     from headgate_console.connect import open_control
 
-    if not any(change.needs for change in changes):
+    if not any(change.ways for change in changes):
         return changes
     try:
         control = open_control(data)
         control.timeout_s = ROOM_S
-        return [plans.fitted(change, control.space(change.endpoint)) if change.needs else change for change in changes]
+        return [plans.fitted(change, control.space(change.endpoint)) if change.ways else change for change in changes]
     except FindingsError as error:
         if data or options.remote()[0]:  # it was asked for
             note(f"capacity is not known: {error.findings[0].message}")

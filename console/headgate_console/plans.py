@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from headgate import capacity, params, reading
-from headgate.capacity import Fit, Need, Space
+from headgate import capacity, exchange, params, reading
+from headgate.capacity import Fit, Need, Space, Way
+from headgate.draft import Draft
 from headgate.evidence import Detection, Traffic
 from headgate.findings import Finding, in_order
+from headgate.intent import adopt
+from headgate.outcome import start
 from headgate.phases import BY_VERB
 from headgate.plan import Op, Plan
 from headgate.planning import make_plan
@@ -21,6 +24,7 @@ from headgate.ports import Tree
 from headgate.process import Settings
 from headgate.reading import Reading
 from headgate.rollout import Head, Release, RevisionState
+from headgate.surge import PARALLEL, SWAP
 from headgate.target import DeploymentTarget, Target
 from headgate_policies import admission, idle
 from headgate_policies.judge import alpha_share, resolve
@@ -46,8 +50,7 @@ class Change:
     promises: tuple[Promise, ...] = ()
     removed: bool = False
     settings: tuple[str, ...] = field(default=())  # applied in place, in words
-    needs: tuple[Need, ...] = ()  # what its new revisions ask for; none: nodes come as needed
-    beside: tuple[Need, ...] = ()  # what serves on until the end
+    ways: tuple[Way, ...] = ()  # how its new revisions may find room, the gentlest first; none: nodes come as needed
     fit: Fit | None = None  # None: nobody was asked, or knows
 
     @property
@@ -108,30 +111,40 @@ def planned(
 
 
 def sized(change: Change, settings: Settings) -> Change:
-    """With what the rollout asks for; without one as it is."""
-    plan, after = change.plan, change.after
-    if plan is None or after is None:
+    """With the ways in which its replicas may find room; without a rollout as it is."""
+    plan, after, before = change.plan, change.after, change.before
+    if plan is None or after is None or not plan.revisions:
         return change
-    live = {
-        r: d
-        for r, d in (change.before.revisions if change.before else {}).items()
-        if change.before and change.before.traffic.get(r)
-    }
-    kept = {r: d for r, d in {**live, **after.revisions}.items() if r not in plan.revisions}
 
     def asked(deployment: DeploymentTarget) -> Need:
         return capacity.need(change.endpoint, deployment, settings, deployment.run.instance_count)
 
-    needs = tuple(asked(after.revisions[revision]) for revision in plan.revisions)
-    return replace(change, needs=needs, beside=tuple(asked(d) for _, d in sorted(kept.items())))
+    live = {r: d for r, d in (before.revisions if before else {}).items() if before and before.traffic.get(r)}
+    kept = {r: d for r, d in {**live, **after.revisions}.items() if r not in plan.revisions}
+    needs = [asked(after.revisions[revision]) for revision in plan.revisions]
+    beside = Way(PARALLEL, needs, [asked(d) for _, d in sorted(kept.items())])
+    turns = _by_turns(change.endpoint, before, after, settings) if before else None
+    if turns is not None and turns.name == SWAP:
+        return replace(change, ways=(turns,))
+    return replace(change, ways=(beside, turns) if turns is not None else (beside,))
+
+
+def _by_turns(endpoint: str, before: Target, after: Target, settings: Settings) -> Way | None:
+    """As the controller would have it, with what the base asks for running."""
+    draft = Draft(live_at(endpoint, before), 0.0)
+    adopt(draft, after)
+    start(draft, after)
+    rollout = draft.head.active
+    assert rollout is not None
+    there = sum(draft.head.instances(revision) for revision in exchange.leaves(rollout.start, after))
+    return exchange.turns(draft.head, rollout, settings, there)
 
 
 def fitted(change: Change, space: Space) -> Change:
     """With whether its rollout could start now."""
-    if space.inventory is None or not change.needs:
+    if space.inventory is None or not change.ways:
         return change
-    claims = replace(space.claims, beside=change.beside)
-    return replace(change, fit=capacity.fit(space.inventory, change.needs, claims))
+    return replace(change, fit=capacity.choose(space.inventory, change.ways, space.claims))
 
 
 def differs(before: Target | None, after: Target) -> bool:

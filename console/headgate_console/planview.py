@@ -9,6 +9,7 @@ from headgate import codec
 from headgate.capacity import Answer
 from headgate.phases import MIRROR, STEP
 from headgate.plan import Op
+from headgate.surge import PARTIAL, SWAP
 from headgate.target import Target
 from headgate.traffic import WHOLE
 from headgate_console.plans import Change, Promise, judged
@@ -107,6 +108,10 @@ def room(change: Change) -> list[str]:
         return []
     match change.fit.answer:
         case Answer.START:
+            if change.fit.way == PARTIAL:
+                return [f"capacity: fits now by parts: {change.fit.text}"]
+            if change.fit.way == SWAP:
+                return ["capacity: fits in the place of what serves"]
             return [f"capacity: fits now: {change.fit.at_once} more start beside what runs"]
         case Answer.WAIT:
             return [f"capacity: waits, number {change.fit.position} in line: {change.fit.text}"]

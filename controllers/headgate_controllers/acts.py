@@ -113,9 +113,9 @@ class Acts:
         plain, secrets = secretrefs.split(deployment.source.variables)
         launched = replace(deployment, source=replace(deployment.source, variables=plain)) if secrets else deployment
         kind = self._settings().instance_types.get(deployment.source.instance_type.lower())
-        count = 1 if purpose is Purpose.SMOKE else deployment.run.instance_count
+        count = 1 if purpose is Purpose.SMOKE else head.instances(revision)
         scales = getattr(self._platform, "runs", "") == "image" and purpose is Purpose.SERVE and replicas is None
-        scaling = deployment.run.scaling if scales else None
+        scaling = deployment.run.scaling if scales and count else None
         return Workload(
             endpoint=head.endpoint,
             deployment=deployment.name,

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-from headgate import capacity
-from headgate.capacity import Claims, Fit, Inventory, Need, Space
+from headgate import capacity, exchange
+from headgate.capacity import Claims, Fit, Inventory, Need, Space, Way
 from headgate.findings import HeadgateError
 from headgate.phases import BUILD, DEPLOY, SMOKE
 from headgate.ports import Platform
 from headgate.process import Settings
 from headgate.rollout import Head, Rollout
+from headgate.surge import PARALLEL
 from headgate.workload import Purpose
 from headgate_controllers.heads import Heads
 
@@ -42,7 +42,8 @@ class Capacity:
             inventory = self._inventory()
             if inventory is None:
                 return None
-            return capacity.fit(inventory, self._needs(head, rollout), self._claims(head, rollout))
+            others = self._others(head.endpoint, lambda other: _earlier(other, rollout))
+            return capacity.choose(inventory, self._ways(head, rollout), others)
         except HeadgateError as error:  # not knowing must not hold up a rollout: the pods themselves will say
             log.warning("%s: capacity is not known: %s", head.endpoint, error)
             return None
@@ -56,20 +57,32 @@ class Capacity:
             log.warning("%s: capacity is not known: %s", endpoint, error)
             return Space(None)
 
+    def _ways(self, head: Head, rollout: Rollout) -> list[Way]:
+        """The gentlest first; one, once the rollout has begun by it."""
+        turns = self._by_turns(head, rollout)
+        if turns is not None and rollout.way:
+            return [turns]
+        beside = Way(PARALLEL, self._needs(head, rollout), self._beside(head, rollout))
+        return [beside, turns] if turns is not None and not _starts(rollout) else [beside]
+
+    def _by_turns(self, head: Head, rollout: Rollout) -> Way | None:
+        gone = exchange.leaves(rollout.start, rollout.target)
+        there = sum(self._there(head, revision) for revision in (*gone, *rollout.plan.revisions))
+        return exchange.turns(head, rollout, self._settings(), there)
+
     def _needs(self, head: Head, rollout: Rollout) -> list[Need]:
-        return [self._need(head, rollout, revision) for revision in rollout.plan.revisions]
+        """Of its revisions, the replicas that have no pod yet."""
+        return [self._missing(head, revision) for revision in rollout.plan.revisions]
 
-    def _need(self, head: Head, rollout: Rollout, revision: str) -> Need:
-        """Replicas of a revision that have no pod yet."""
-        deployment = rollout.target.revisions[revision]
+    def _missing(self, head: Head, revision: str) -> Need:
+        return self._asks(head, revision, max(0, head.instances(revision) - self._there(head, revision)))
+
+    def _there(self, head: Head, revision: str) -> int:
         seen = self._platform.observe(head.endpoint)
-        there = sum(r.revision == revision and r.purpose is Purpose.SERVE and bool(r.address) for r in seen)
-        count = max(0, deployment.run.instance_count - there)
-        return capacity.need(head.endpoint, deployment, self._settings(), count)
+        return sum(r.revision == revision and r.purpose is Purpose.SERVE and bool(r.address) for r in seen)
 
-    def _claims(self, head: Head, rollout: Rollout) -> Claims:
-        others = self._others(head.endpoint, lambda other: _earlier(other, rollout))
-        return replace(others, beside=self._beside(head, rollout))
+    def _asks(self, head: Head, revision: str, count: int) -> Need:
+        return capacity.need(head.endpoint, head.revisions[revision].deployment, self._settings(), count)
 
     def _others(self, endpoint: str, is_ahead: Callable[[Rollout], bool]) -> Claims:
         held: list[Need] = []
@@ -77,20 +90,30 @@ class Capacity:
         position = 1
         for other in self._heads.all():
             active = other.active
-            if active is None or other.endpoint == endpoint:
+            if other.endpoint == endpoint:
                 continue
-            if any(op.verb in (SMOKE, DEPLOY) for op in active.ops):
-                held += self._needs(other, active)
+            if active is None:
+                held += self._returning(other)
+            elif _starts(active):
+                held += [asked for way in self._ways(other, active) for asked in way.needs]
             elif active.queued_at is not None and is_ahead(active):
-                before += self._needs(other, active)
+                before += self._ways(other, active)[0].needs
                 position += 1
         return Claims(held, before, position=position)
 
+    def _returning(self, head: Head) -> list[Need]:
+        """What made room in vain gets it back before others take it."""
+        if head.rollout is None or not head.rollout.way:
+            return []
+        return [self._missing(head, revision) for revision in head.traffic]
+
     def _beside(self, head: Head, rollout: Rollout) -> Sequence[Need]:
-        """What serves until the rollout's end, and what it leads to that runs already."""
-        kept = {*rollout.start, *rollout.target.revisions} - set(rollout.plan.revisions)
-        known = [head.revisions[r].deployment for r in sorted(kept) if r in head.revisions]
-        return [capacity.need(head.endpoint, d, self._settings(), d.run.instance_count) for d in known]
+        return [self._asks(head, r, head.instances(r)) for r in exchange.kept(head, rollout)]
+
+
+def _starts(rollout: Rollout) -> bool:
+    """Whether it was let start replicas."""
+    return any(op.verb in (SMOKE, DEPLOY) for op in rollout.ops)
 
 
 def _earlier(one: Rollout, other: Rollout) -> bool:

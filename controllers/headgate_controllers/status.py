@@ -128,7 +128,7 @@ def _revisions(
                 mirror_per_mille=mirrors.get(revision, 0),
                 observed=round(observed.get(revision, 0) / total, 4) if total else None,
                 ready=_ready(replicas, revision),
-                instances=deployment.run.instance_count,
+                instances=head.instances(revision),
                 known_good=state.known_good,
                 message=state.failed or _trouble(replicas, revision),
             )

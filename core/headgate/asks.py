@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headgate import capacity, codec
+from headgate import capacity, codec, exchange
 from headgate.capacity import Answer, Fit
 from headgate.control import OpReply, OpRequest, OpState
 from headgate.draft import Draft
 from headgate.evidence import PairKind
 from headgate.findings import Finding, Place
-from headgate.outcome import fail
+from headgate.outcome import UNDRAINED_GRACE_S, fail
 from headgate.phases import BUILD, BY_VERB, CLOSE, DEPLOY, MIRROR, SMOKE, STEP, may_follow
 from headgate.plan import Op
 from headgate.rollout import OpEnd, OpRecord, Rollout, State
+from headgate.surge import PARALLEL, SWAP
 from headgate.table import Mirror
 from headgate.traffic import WHOLE, between
 from headgate.workload import Artifact
@@ -48,7 +49,7 @@ def ask(draft: Draft, verb: str, request: OpRequest, room: Fit | None = None) ->
     if rollout.running:
         return OpReply(OpState.LATER, f"{rollout.running.name} is still running")
     blocked = _no_room(draft, rollout, verb, room) if room else None
-    return blocked or _open(draft, rollout, verb, name, request)
+    return blocked or _open(draft, draft.head.rollout or rollout, verb, name, request)
 
 
 def _no_room(draft: Draft, rollout: Rollout, verb: str, room: Fit) -> OpReply | None:
@@ -61,7 +62,11 @@ def _no_room(draft: Draft, rollout: Rollout, verb: str, room: Fit) -> OpReply | 
     if room.answer is Answer.START or verb not in NEED_ROOM:
         if rollout.queued_at is not None:
             draft.rollout(queued_at=None, message="")
+        if verb == SMOKE and not rollout.way and room.way != PARALLEL:
+            draft.rollout(way=room.way)
+            draft.say("room.shared", f"{room.way}: {room.text}" if room.text else room.way)
         return None
+    _end_warmth(draft)
     message = f"waits for room, number {room.position} in line: {room.text}"
     if rollout.queued_at is None:
         draft.rollout(queued_at=draft.now)
@@ -69,6 +74,17 @@ def _no_room(draft: Draft, rollout: Rollout, verb: str, room: Fit) -> OpReply | 
     if rollout.message != message:
         draft.rollout(message=message)
     return OpReply(OpState.WAIT, message)
+
+
+def _end_warmth(draft: Draft) -> None:
+    """What the endpoint keeps warm stands in the way of what it is asked for."""
+    soon = draft.now + UNDRAINED_GRACE_S
+    for revision, state in draft.head.revisions.items():
+        if state.warm_until is not None and state.warm_until > soon and revision not in draft.head.traffic:
+            draft.revision(revision, warm_until=soon)
+            draft.say(
+                "warmth.ended", f"{state.deployment.name}@{revision[:10]} is kept warm no longer: its room is needed"
+            )
 
 
 def _close(draft: Draft, rollout: Rollout, request: OpRequest) -> OpReply:
@@ -143,9 +159,10 @@ def _words(rollout: Rollout, op: Op) -> dict[str, Any]:
 
 def _effect(draft: Draft, rollout: Rollout, op: Op) -> None:
     """What opening an op decides. What must be done for it follows from the head."""
-    if op.verb == DEPLOY:
-        for revision in rollout.plan.revisions:
-            draft.revision(revision, running=True, warm_until=None)
+    if op.verb == SMOKE and rollout.way == SWAP:
+        exchange.clear(draft, rollout)
+    elif op.verb == DEPLOY:
+        exchange.enter(draft, rollout)
     elif op.verb == MIRROR:
         draft.set(mirrors=_mirrors(rollout, op.percent))
     elif op.verb == STEP:

@@ -7,11 +7,12 @@ room that others hold; or refuse it, with the arithmetic, because even an empty 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from headgate.findings import Finding, Place
 from headgate.process import Settings
+from headgate.surge import PARALLEL
 from headgate.target import DeploymentTarget
 
 CPU, MEMORY, PODS = "cpu", "memory_mb", "pods"  # cores, MiB, count; every other name is a GPU resource, counted
@@ -71,6 +72,7 @@ class Fit:
     text: str = ""  # why not now, with the arithmetic
     at_once: int = 0  # replicas asked for that could start now
     position: int = 0  # in line, from 1; 0: it does not wait
+    way: str = PARALLEL  # of `surge.py`: which it is about
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,25 @@ class Space:
 
     inventory: Inventory | None  # None: nobody knows, so nothing is held up
     claims: Claims = NOBODY  # of others
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way for a rollout to get its replicas."""
+
+    name: str  # of `surge.py`
+    needs: Sequence[Need]  # beside what runs
+    beside: Sequence[Need]  # what runs and goes on to
+    says: str = ""  # to a person: who has how many, op by op
+
+
+def choose(inventory: Inventory, ways: Sequence[Way], claims: Claims = NOBODY) -> Fit:
+    """The first way that fits now, the gentlest being first; else the last that may be waited for; else why not."""
+    found = [replace(fit(inventory, way.needs, replace(claims, beside=way.beside)), way=way.name) for way in ways]
+    for way, answer in zip(ways, found, strict=True):
+        if answer.answer is Answer.START:
+            return replace(answer, text=way.says)
+    return next((answer for answer in reversed(found) if answer.answer is Answer.WAIT), found[-1])
 
 
 def fit(inventory: Inventory, needs: Sequence[Need], claims: Claims = NOBODY) -> Fit:
@@ -199,12 +220,30 @@ def _says(inventory: Inventory, asked: Need, *, free: bool) -> str:
     return "; ".join(parts)
 
 
+def by_turns(
+    name: str, leaving: Sequence[Need], coming: Sequence[Need], most: int, there: int, kept: Sequence[Need]
+) -> Way | None:
+    """Replicas that take each other's places: no more than `most` at once, `there` of them are there now.
+
+    None: they ask for different things, so none fits into another's place.
+    """
+    shapes = {(tuple(sorted(n.each.items())), n.pool) for n in (*leaving, *coming)}
+    if len(shapes) != 1:
+        return None
+    one = coming[0]
+    names = sorted({n.what for n in (*leaving, *coming)})
+    what = f"{' and '.join(names)}, by turns,"
+    asked = replace(one, what=what, count=max(0, most - there))
+    return Way(name, [asked], [*kept, replace(one, what=what, count=min(there, most))])
+
+
 def finding(endpoint: str, found: Fit) -> Finding:
     return Finding(
         code="capacity",
         message=found.text,
         why="a rollout that can only wait would block the endpoint, and the traffic stays where it is",
-        fix="ask for fewer or smaller instances, add nodes to the pool, or raise the quota; where nodes come by "
-        "themselves write `capacity: elastic` in headgate.yml",
+        fix="ask for fewer or smaller instances, add nodes to the pool, or raise the quota; let what leaves make room "
+        "with `capacity: partial` in rollout.yml, or `swap`, which takes callers' answers away in between; where nodes "
+        "come by themselves write `capacity: elastic` in headgate.yml",
         place=Place(f"endpoints/{endpoint}/endpoint.yml"),
     )

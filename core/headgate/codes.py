@@ -45,6 +45,7 @@ FIELDS: Mapping[str, Entry] = {
                   "Follow the rule's own remedy."),
     "policy-rule": ("A rule of policies/ does not compile, or there are too many.",
                     "Correct it: nothing is let in past it."),
+    "swap-blind": ("A gate compares, and a swap leaves it nothing to compare with.", "Give it an absolute limit."),
     "gate-idle": ("A gate judges in no phase of this rollout, so it stops nothing.",
                   "Give the rollout that phase (`mirror: {percent: 20}`), or the gate other `phases`."),
     "metric-source": ("A gate names a metric source that headgate.yml does not have.",

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headgate import exchange
 from headgate.draft import ENDED, Draft, Seen
 from headgate.evidence import Result, Verdict
 from headgate.outcome import end, fail, keep_release, release, spare, start, supersede
 from headgate.phases import BUILD, DEPLOY, FINALIZE, MIRROR, SMOKE, STEP
+from headgate.plan import Op
 from headgate.planning import unproven
 from headgate.rollout import KEPT_REVISIONS, Head, OpEnd, OpRecord, Rollout, State, kind_of
 from headgate.table import EndpointRoute
@@ -58,9 +60,11 @@ def _switch_when_ready(draft: Draft, seen: Seen) -> None:
         return
     for revision in target.traffic:
         state = draft.head.revisions[revision]
-        if not state.running:
-            draft.revision(revision, running=True, warm_until=None)
+        if not state.running or state.instances is not None:
+            draft.revision(revision, running=True, warm_until=None, instances=None)
     if not all(seen.ready(revision) for revision in target.traffic):
+        if exchange.swaps(draft.head, target):
+            _make_room(draft, seen, target)
         return
     before = set(draft.head.traffic)
     draft.move(target.traffic, f"rollback to {target.commit[:10]}" if target.traffic else "drained as asked")
@@ -71,6 +75,16 @@ def _switch_when_ready(draft: Draft, seen: Seen) -> None:
         _release_switched(draft, target)
     if unproven(draft.head, target):
         start(draft, target)
+
+
+def _make_room(draft: Draft, seen: Seen, target: Target) -> None:
+    """The two never fit at once: what serves ends first, once the other has a place to wait for."""
+    for revision in sorted(set(draft.head.traffic) - set(target.traffic)):
+        if draft.head.revisions[revision].instances != 0:
+            draft.revision(revision, instances=0)
+            draft.say(
+                "room.made", f"{draft.head.revisions[revision].deployment.name} ends to make room for the way back"
+            )
 
 
 def _release_switched(draft: Draft, target: Target) -> None:
@@ -164,9 +178,9 @@ def _deploy(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
         if dead:
             fail(draft, f"deploy: {deployment.name} does not get ready: {dead}")
             return
-        ready = seen.ready(revision)
-        if ready < deployment.run.instance_count:
-            waiting.append(f"{deployment.name} {ready}/{deployment.run.instance_count}")
+        ready, wanted = seen.ready(revision), draft.head.instances(revision)
+        if ready < wanted:
+            waiting.append(f"{deployment.name} {ready}/{wanted}")
     if not waiting:
         _pass(draft, "every replica is ready")
 
@@ -191,12 +205,23 @@ def _judged(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
         fail(draft, f"{bad[0].gate} failed at {op.name}: {bad[0].explanation}", verdicts=bad)
     elif draft.now >= op.live_at + process.max_soak_s and not rollout.paused:
         held = [v for v in seen.verdicts if v.result is not Result.PASS]
-        why = "; ".join(f"{v.gate}: {v.missing or v.explanation}" for v in held) or "no evidence came"
+        why = "; ".join(f"{v.gate}: {v.missing or v.explanation}" for v in held) or op.message or "no evidence came"
         fail(draft, f"{op.name} got no pass within {process.max_soak_s:g} s: {why}", verdicts=held)
     elif seen.result is Result.PASS and not rollout.paused:
         soak_s = process.mirror.soak_s if op.verb == MIRROR else process.soak_s
         if op.hurried or rollout.hurried or draft.now >= op.live_at + soak_s:
+            short = exchange.grow(draft, seen, rollout, _following(rollout, op))
+            if short:
+                if op.message != short:
+                    draft.op(message=short)
+                return
             _pass(draft, "; ".join(f"{v.gate} passed" for v in seen.verdicts))
+
+
+def _following(rollout: Rollout, op: OpRecord) -> Op | None:
+    names = [planned.name for planned in rollout.plan.ops]
+    rest = rollout.plan.ops[names.index(op.name) + 1 :]
+    return next((planned for planned in rest if planned.verb == STEP), None)
 
 
 def _live(draft: Draft, seen: Seen, op: OpRecord) -> bool:
@@ -218,6 +243,8 @@ def _live(draft: Draft, seen: Seen, op: OpRecord) -> bool:
         generation=op.generation,
         traffic=dict(draft.head.traffic),
     )
+    if draft.head.rollout is not None:
+        exchange.shrink(draft, draft.head.rollout, op.name)
     return True
 
 

@@ -224,6 +224,9 @@ ROLLOUT: tuple[Field, ...] = (
           part=PROCESS),
     Field("on_failure", "words", "What is done to git. Traffic always goes back.", "revert", PROCESS,
           one_of=("revert", "revert-pr", "hold")),
+    Field("capacity", "words", "How far a rollout may go for lack of room: `partial` makes room one by one as "
+          "traffic moves; with `swap` what serves ends first, and callers get 503 in between.", "parallel", PROCESS,
+          one_of=("parallel", "partial", "swap")),
     Field("keep_warm", "duration", "How long replaced revisions keep running.", "1h", PROCESS),
     Field("repeatable", "flag", "A request may run twice: allows mirroring, and a retry.", True, PROCESS),
     Field("sticky", "text", "What keeps a caller on one revision.", "none", PROCESS,

@@ -32,7 +32,7 @@ def accept(draft: Draft, target: Target, warnings: Sequence[Finding] = ()) -> No
         return
     supersede(draft, f"superseded by {target.commit[:10]}")
     draft.set(commit=target.commit, asked=target, findings=(*warnings, *planned.findings), switch=None)
-    _adopt_revisions(draft, target)
+    adopt(draft, target)
     if dict(target.traffic) == dict(head.traffic) and not unproven(draft.head, target):
         release(draft, target, f"{target.commit[:10]} asks for what is live; settings applied in place")
     elif dict(target.traffic) != dict(head.traffic) and (not target.traffic or known_release(draft.head, target)):
@@ -92,7 +92,8 @@ def _removal_with_traffic(head: Head, target: Target) -> Finding | None:
     )
 
 
-def _adopt_revisions(draft: Draft, target: Target) -> None:
+def adopt(draft: Draft, target: Target) -> None:
+    """The record knows every revision that the target names, with its settings of now."""
     states = dict(draft.head.revisions)
     for revision, deployment in target.revisions.items():
         known = states.get(revision)

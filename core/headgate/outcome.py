@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from headgate import exchange
 from headgate.draft import Draft
 from headgate.evidence import Verdict
 from headgate.plan import workflow_name
 from headgate.planning import make_plan
 from headgate.rollout import KEPT_RELEASES, OpEnd, Release, Rollout, State, Undo
+from headgate.surge import SWAP
 from headgate.target import Target
 
 SHORT = 120  # characters of a reason in one line: a subject, a column
@@ -17,6 +19,7 @@ UNDRAINED_GRACE_S = 5.0  # a revision taken out of the route finishes what it wa
 
 
 def start(draft: Draft, target: Target) -> None:
+    exchange.whole(draft)
     planned = make_plan(draft.head, target)
     assert planned.plan is not None
     attempt = dict(draft.head.attempts).get(target.commit, 0) + 1
@@ -30,6 +33,8 @@ def start(draft: Draft, target: Target) -> None:
         plan=planned.plan,
         start=dict(draft.head.traffic),
         started_at=draft.now,
+        way=SWAP if planned.swaps else "",
+        sizes={revision: draft.head.instances(revision) for revision in draft.head.traffic},
     )
     draft.set(rollout=rollout, attempts=attempts, undo=None)
     names = ", ".join(sorted(target.revisions[r].name for r in planned.plan.revisions)) or "traffic only"
@@ -50,9 +55,21 @@ def end(draft: Draft, state: State, message: str) -> None:
 
 
 def supersede(draft: Draft, why: str) -> None:
-    if draft.head.active:
+    rollout = draft.head.active
+    if rollout:
+        if rollout.way:
+            _give_up(draft, rollout)
         end(draft, State.SUPERSEDED, why)
         stop_workflow(draft)
+
+
+def _give_up(draft: Draft, rollout: Rollout) -> None:
+    """Where the two do not fit at once, what nobody is sent to makes room for what serves."""
+    if dict(draft.head.traffic) == dict(rollout.start):
+        exchange.back(draft, rollout)
+    for revision in rollout.plan.revisions:
+        if draft.head.revisions[revision].running and revision not in draft.head.traffic:
+            draft.revision(revision, warm_until=draft.now + UNDRAINED_GRACE_S)
 
 
 def stop_workflow(draft: Draft) -> None:
@@ -77,6 +94,7 @@ def fail(
     assert rollout is not None
     op = rollout.running
     draft.move(rollout.start, f"back: {message}", op.name if op else "")
+    exchange.back(draft, rollout)
     end(draft, state, message)
     if state is State.ABORTED:
         stop_workflow(draft)
@@ -109,6 +127,7 @@ def release(draft: Draft, target: Target, message: str) -> None:
     keep_release(draft, target)
     for revision in target.revisions:
         draft.revision(revision, known_good=True, failed="", running=True, warm_until=None)
+    exchange.settle(draft, target)
     spare(draft, keep=set(target.revisions), warm_s=target.process.keep_warm_s)
     draft.say("release", message, traffic=dict(target.traffic), commit=target.commit)
 
@@ -117,6 +136,9 @@ def spare(draft: Draft, keep: set[str], warm_s: float) -> None:
     """Revisions nobody asks for any more run on for a while, then end."""
     asked = set(draft.head.asked.revisions) if draft.head.asked else set()
     for revision, state in draft.head.revisions.items():
-        wanted = revision in keep or revision in draft.head.traffic or (revision in asked and not state.failed)
-        if state.running and state.warm_until is None and not wanted:
+        if not state.running or state.warm_until is not None or revision in keep or revision in draft.head.traffic:
+            continue
+        if exchange.stands_in_the_way(draft.head, revision):
+            draft.revision(revision, warm_until=draft.now + UNDRAINED_GRACE_S)
+        elif revision not in asked or state.failed:
             draft.revision(revision, warm_until=draft.now + max(warm_s, UNDRAINED_GRACE_S))

@@ -50,7 +50,9 @@ def seal(plan: Plan) -> Plan:
     return replace(plan, hash=codec.digest(replace(plan, hash="", commit="")))
 
 
-def ops_for(target: Target, *, unproven: bool, moves: bool, judged: bool, mirrored: bool) -> tuple[Op, ...]:
+def ops_for(
+    target: Target, *, unproven: bool, moves: bool, judged: bool, mirrored: bool, swaps: bool = False
+) -> tuple[Op, ...]:
     """The ops of one rollout, in order.
 
     Args:
@@ -58,6 +60,7 @@ def ops_for(target: Target, *, unproven: bool, moves: bool, judged: bool, mirror
         moves: traffic changes at all.
         judged: traffic moves from a live stable to a candidate: step by step. Otherwise in one move.
         mirrored: live requests may be copied to the candidate first.
+        swaps: the two are never there at once: in one move.
     """
     process = target.process
     ops: list[Op] = []
@@ -67,6 +70,6 @@ def ops_for(target: Target, *, unproven: bool, moves: bool, judged: bool, mirror
     if mirrored:
         ops.append(Op(MIRROR, MIRROR, process.mirror.percent, JUDGED_TIMEOUT_S))
     if moves:
-        steps = process.steps if judged else (100.0,)
+        steps = process.steps if judged and not swaps else (100.0,)
         ops += [Op(f"{STEP}-{percent:g}", STEP, percent, JUDGED_TIMEOUT_S) for percent in steps]
     return (*ops, Op(FINALIZE, FINALIZE, timeout_s=600.0))

@@ -30,6 +30,7 @@ class Process:
         default_factory=lambda: {"error-rate": {}, "latency-p99": {}, "mirror-diff": {}}
     )  # name -> parameters; empty parameters: the gate's defaults
     on_failure: str = "revert"  # what is done to git: revert | revert-pr | hold
+    capacity: str = "parallel"  # how far it may go for lack of room: parallel | partial | swap (`surge.py`)
     keep_warm_s: float = 3_600.0  # how long replaced revisions keep running after finalize
     repeatable: bool = True
     sticky: str = "none"

@@ -70,6 +70,8 @@ class Rollout:
     hurried: bool = False  # promoted in full: no soak holds any op
     ended_at: float | None = None
     message: str = ""
+    way: str = ""  # partial | swap: how it fits; empty: beside what serves (`surge.py`)
+    sizes: Mapping[str, int] = field(default_factory=dict)  # instances of what served when it began
     queued_at: float | None = None  # waits for room on the cluster since; None: it does not
     closed: str = ""  # how the workflow said it ended (onExit)
 
@@ -103,6 +105,7 @@ class RevisionState:
     known_good: bool = False  # finalized, not failed, not rolled away from since
     failed: str = ""  # why a rollout of it ended; empty: none did
     warm_until: float | None = None  # replaced: keeps running until then
+    instances: int | None = None  # fewer than git asks for, for another needs the room; None: as asked
     asked_at: float = 0.0  # when git last asked for it: the oldest idle one is forgotten first
 
 
@@ -150,6 +153,13 @@ class Head:
     @property
     def active(self) -> Rollout | None:
         return self.rollout if self.rollout and self.rollout.state is State.RUNNING else None
+
+    def instances(self, revision: str) -> int:
+        """How many replicas of it there are to be while it runs."""
+        state = self.revisions[revision]
+        asked = self.asked.revisions if self.asked else {}
+        whole = asked.get(revision, state.deployment).run.instance_count
+        return whole if state.instances is None else min(whole, state.instances)
 
     @property
     def stable(self) -> Release | None:

@@ -73,6 +73,8 @@ def process_of(values: Mapping[str, Any], base: Process) -> Process:
         changes["repeatable"] = flag(values["repeatable"])
     if "on_failure" in values:
         changes["on_failure"] = values["on_failure"].lower()
+    if "capacity" in values:
+        changes["capacity"] = values["capacity"].lower()
     if "sticky" in values:
         changes["sticky"] = values["sticky"]
     if "redact" in values:

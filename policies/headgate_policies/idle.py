@@ -1,4 +1,6 @@
-"""Gates that a rollout names and never asks: a warning, because whoever wrote them counts on them."""
+"""Gates that a rollout names and never asks: a warning, because whoever wrote them counts on them. And gates that a
+swap would ask in vain: an error, because it could only end by `max_soak`, with callers unanswered on both ways.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,14 @@ from headgate.params import parse
 from headgate.ports import Tree
 from headgate.process import Process
 from headgate.reading import Reading
+from headgate.surge import SWAP
 from headgate_policies.judge import resolve
 
 
 def kinds(process: Process) -> tuple[str, ...]:
     """The kinds of phase in which a rollout by this process is judged."""
+    if process.capacity == SWAP:
+        return ("bake",)
     mirror = ("mirror",) if process.mirror.percent > 0 else ()
     return (*mirror, *(("step",) if any(step < 100 for step in process.steps) else ()), "bake")
 
@@ -32,6 +37,19 @@ def idle(process: Process, gates: Mapping[str, Any]) -> Iterator[tuple[str, tupl
                 yield name, wanted
 
 
+LIMITS = ("max_rate", "max_ms")  # parameters that need nothing to compare with
+
+
+def blind(process: Process, gates: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each gate that has nothing to hold a swapped candidate against, with the parameter that would do."""
+    for name, data in sorted(process.gates.items()) if process.capacity == SWAP else ():
+        resolved = resolve(name, gates)
+        params = parse(resolved[0].params, {**resolved[1], **data})[0] if resolved else None
+        limit = next((field for field in LIMITS if params is not None and hasattr(params, field)), None)
+        if limit is not None and getattr(params, limit) is None:
+            yield name, limit
+
+
 def check(reading: Reading, tree: Tree, gates: Mapping[str, Any]) -> tuple[Finding, ...]:
     """Warnings, for the gates that somebody wrote down; those of the built-in default are nobody's word.
 
@@ -40,7 +58,7 @@ def check(reading: Reading, tree: Tree, gates: Mapping[str, Any]) -> tuple[Findi
     """
     if reading.target is None:
         return ()
-    found = []
+    found = [_blind(reading, tree, name, limit) for name, limit in blind(reading.target.process, gates)]
     for name, wanted in idle(reading.target.process, gates):
         place = place_of(sorted(reading.files), tree, name)
         if place.line:
@@ -48,3 +66,13 @@ def check(reading: Reading, tree: Tree, gates: Mapping[str, Any]) -> tuple[Findi
             why, fix = "it would stop nothing", "give the rollout that phase, or take the gate out"
             found.append(Finding("gate-idle", message, why, fix, place, Severity.WARNING))
     return in_order(found)
+
+
+def _blind(reading: Reading, tree: Tree, name: str, limit: str) -> Finding:
+    return Finding(
+        "swap-blind",
+        f"gate `{name}` has nothing to compare with when `capacity` is `swap`",
+        "what serves ends before the candidate is asked anything, so only an absolute limit can be judged",
+        f"give it `{limit}`",
+        place_of(sorted(reading.files), tree, name),
+    )

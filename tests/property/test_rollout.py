@@ -9,14 +9,16 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from headgate.capacity import Answer, Fit
 from headgate.decide import step
 from headgate.draft import Draft
 from headgate.evidence import Result
 from headgate.intent import accept, forget, operate
 from headgate.rollout import OpEnd, State
+from headgate.surge import PARALLEL, PARTIAL, SWAP
 from headgate.table import RouteTable, problems, seal
 from headgate.target import Target
-from headgate.testing import World, deployment, target
+from headgate.testing import FAST, World, deployment, target
 from headgate.workload import Purpose, ReplicaState
 
 NAMES = ("blue", "green", "teal")
@@ -28,7 +30,14 @@ def _targets() -> st.SearchStrategy[Target]:
         [{"blue": 100}, {"green": 100}, {"teal": 100}, {"blue": 90, "green": 10}, {"blue": 50, "teal": 50}, {}]
     )
     commits = st.text("0123456789abcdef", min_size=12, max_size=12)
-    return st.builds(lambda c, d, s: target(c, [deployment(n, d[n]) for n in NAMES], s), commits, contents, splits)
+    kept = st.sets(st.sampled_from(NAMES))
+    ways = st.sampled_from([PARALLEL, PARTIAL, SWAP])
+
+    def made(commit: str, of: dict[str, str], split: dict[str, int], more: set[str], way: str) -> Target:
+        deployments = [deployment(n, of[n], instances=4) for n in NAMES if n in split or n in more]
+        return target(commit, deployments or [deployment("blue")], split, process=replace(FAST, capacity=way))
+
+    return st.builds(made, commits, contents, splits, kept, ways)
 
 
 class Walk(RuleBasedStateMachine):
@@ -73,6 +82,10 @@ class Walk(RuleBasedStateMachine):
     def gates_say(self, result: Result | None) -> None:
         self.world.result = result
 
+    @rule(way=st.sampled_from([None, PARALLEL, PARTIAL]), answer=st.sampled_from(Answer))
+    def the_cluster_says(self, way: str | None, answer: Answer) -> None:
+        self.world.room = Fit(answer, "4 of 5", way=way) if way else None
+
     @rule(acking=st.booleans())
     def routers(self, acking: bool) -> None:
         self.world.acking = acking
@@ -111,6 +124,22 @@ class Walk(RuleBasedStateMachine):
     def a_revision_with_live_traffic_is_never_ended(self) -> None:
         head = self.world.head
         assert all(head.revisions[revision].running for revision in head.traffic)
+
+    @invariant()
+    def what_is_let_go_on_with_fewer_has_its_share(self) -> None:
+        head = self.world.head
+        rollout = head.active
+        if rollout and rollout.way == PARTIAL:
+            for revision, share in head.traffic.items():
+                whole = max(rollout.start.get(revision, 0), rollout.plan.traffic.get(revision, 0))
+                size = rollout.sizes.get(revision, 4) if revision in rollout.start else 4
+                assert head.instances(revision) * whole >= size * share
+
+    @invariant()
+    def only_a_swap_leaves_callers_without_a_replica(self) -> None:
+        head = self.world.head
+        if any(head.instances(revision) == 0 for revision in head.traffic):
+            assert head.switch is not None or (head.active and head.active.way == SWAP)
 
     @invariant()
     def no_step_opens_without_a_recorded_pass_of_the_op_before(self) -> None:
@@ -158,6 +187,7 @@ class Walk(RuleBasedStateMachine):
         world.acking = True
         world.result = Result.PASS
         world.broken.clear()
+        world.room = None
         draft = world.draft()
         if world.head.active and world.head.active.paused:
             operate(draft, "resume", who="ada", why="")
@@ -166,6 +196,7 @@ class Walk(RuleBasedStateMachine):
         for _ in range(12):
             world.wait(100)
         assert world.state is not State.RUNNING
+        assert all(world.head.revisions[r].instances is None for r in world.head.traffic)
         assert not [k for k in world.replicas if k[1] is Purpose.SMOKE]
         serving = {r for r, purpose, _ in world.replicas if purpose is Purpose.SERVE}
         assert set(world.head.traffic) <= serving

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headgate import capacity
 from headgate.asks import ask
-from headgate.capacity import Answer, Claims, Fit, Inventory, Need, Node, Quota
+from headgate.capacity import Answer, Claims, Fit, Inventory, Need, Node, Quota, Way
 from headgate.control import OpReply, OpRequest, OpState
 from headgate.draft import Draft
 from headgate.intent import accept
@@ -111,6 +111,38 @@ def test_what_an_instance_type_asks_for() -> None:
         "fraud/green", 3, {"pods": 1.0, "cpu": 4.0, "memory_mb": 14_336, "nvidia.com/mig-1g.5gb": 2.0}, "a100"
     )
     assert capacity.need("fraud", green, Settings(), 3) == Need("fraud/green", 3, {"pods": 1.0})
+
+
+BESIDE = Way("parallel", [asks(4)], [asks(4, what="fraud/blue")])
+BY_TURNS = Way("partial", [asks(1)], [asks(4, what="fraud/blue")], "4 + 1")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "used", "expected"),
+    [
+        pytest.param(8, 4, (Answer.START, "parallel", ""), id="the gentlest that fits"),
+        pytest.param(5, 4, (Answer.START, "partial", "4 + 1"), id="by parts when there is no room for both"),
+        pytest.param(8, 7, (Answer.START, "partial", "4 + 1"), id="by parts rather than to wait"),
+    ],
+)
+def test_the_gentlest_way_that_fits_now_is_taken(gpus: float, used: float, expected: tuple[object, ...]) -> None:
+    found = capacity.choose(Inventory((node("a", gpus=gpus, used=used),)), [BESIDE, BY_TURNS])
+    assert (found.answer, found.way, found.text) == expected
+
+
+def test_when_none_fits_now_it_waits_for_the_least_room_and_is_refused_when_none_ever_could() -> None:
+    waits = capacity.choose(Inventory((node("a", gpus=5, used=5),)), [BESIDE, BY_TURNS])
+    assert (waits.answer, waits.way) == (Answer.WAIT, "partial")
+    never = capacity.choose(Inventory((node("a", gpus=4, used=4),)), [BESIDE, BY_TURNS])
+    assert (never.answer, never.way) == (Answer.REFUSE, "partial")
+
+
+def test_only_what_asks_for_the_same_can_take_its_place() -> None:
+    same = capacity.by_turns("partial", [asks(4, what="fraud/blue")], [asks(4)], 5, 3, [])
+    assert same is not None
+    assert (same.needs[0].count, same.beside[0].count) == (2, 3)
+    assert capacity.by_turns("partial", [asks(4, 2)], [asks(4)], 5, 4, []) is None
+    assert capacity.by_turns("partial", [asks(4, pool="old")], [asks(4)], 5, 4, []) is None
 
 
 SIZES = st.integers(0, 6)

@@ -11,7 +11,7 @@ from headgate_policies.gates.error_rate import gate as error_rate
 from headgate_policies.gates.manual import gate as manual
 from headgate_policies.gates.metric import gate as metric
 from headgate_policies.gates.shape import gate as shape
-from headgate_policies.idle import check, idle, kinds
+from headgate_policies.idle import blind, check, idle, kinds
 
 GATES = {"error-rate": error_rate, "manual": manual, "metric": metric, "schema": shape}
 NO_MIRROR = MirrorPhase(percent=0)
@@ -23,8 +23,9 @@ NO_MIRROR = MirrorPhase(percent=0)
         (Process(), ("mirror", "step", "bake")),
         (Process(mirror=NO_MIRROR), ("step", "bake")),
         (Process(steps=(100,)), ("mirror", "bake")),
+        (Process(capacity="swap"), ("bake",)),
     ],
-    ids=["all", "no-mirror", "no-steps"],
+    ids=["all", "no-mirror", "no-steps", "swap"],
 )
 def test_a_process_has_kinds_of_phases(process: Process, expected: tuple[str, ...]) -> None:
     assert kinds(process) == expected
@@ -59,3 +60,17 @@ def test_a_gate_that_somebody_wrote_down_is_warned_of(tmp_path: Path) -> None:
     (folder / "rollout.yml").write_text("mirror: {percent: 0}\n")
     read = reading.read_all(tree, reading.read_settings(tree)[0])["fraud"]
     assert check(read, tree, {"mirror-diff": shape}) == ()
+
+
+@pytest.mark.parametrize(
+    ("gate", "expected"),
+    [
+        ({"error-rate": {}}, [("error-rate", "max_rate")]),
+        ({"error-rate": {"max_rate": 0.01}}, []),
+        ({"manual": {}}, []),
+    ],
+    ids=["compares", "has a limit", "needs none"],
+)
+def test_a_swap_leaves_a_gate_nothing_to_compare_with(gate: dict[str, object], expected: list[object]) -> None:
+    assert list(blind(Process(capacity="swap", gates=gate), GATES)) == expected  # type: ignore[arg-type]
+    assert list(blind(Process(gates=gate), GATES)) == []  # type: ignore[arg-type]

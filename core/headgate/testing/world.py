@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from headgate import codec
 from headgate.actions import Action, AskSmoke, End, EndSmoke, Revert, Run, StartSmoke, StopWorkflow, Submit, actions
 from headgate.asks import ask
+from headgate.capacity import Fit
 from headgate.control import OpReply, OpRequest, OpState
 from headgate.decide import step
 from headgate.draft import Draft, Seen
@@ -41,6 +42,8 @@ class World:
     smoke_result: Result = Result.PASS
     smokes: dict[tuple[str, str], Verdict] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)  # revisions whose replicas never get ready
+    room: Fit | None = None  # what an op that starts replicas is told of the cluster
+    pool: int = 1_000  # replicas that find a place; the others wait for one
     reverted: list[str] = field(default_factory=list)  # op keys, in order
     stuck: bool = False  # nothing that is decided is done: a controller killed between record and act
 
@@ -78,6 +81,7 @@ class World:
             self._publish()
             for action in actions(self.head, replace(self.seen(), route=self.route)):
                 self._do(action)
+            self._place()
             self._ask_next()
         return before != self._shape()
 
@@ -120,7 +124,7 @@ class World:
         assert rollout is not None
         draft = self.draft()
         request = OpRequest(f"{rollout.id}/{name}", self.head.endpoint, arguments)
-        reply = ask(draft, verb or name.split("-")[0], request)
+        reply = ask(draft, verb or name.split("-")[0], request, self.room)
         if reply.state is OpState.WORK and reply.work:
             made = {b["revision"]: codec.to_data(Artifact(b["revision"], "bundle")) for b in reply.work["builds"]}
             reply = ask(draft, "build", replace(request, result={"artifacts": made}))
@@ -172,17 +176,22 @@ class World:
                 self._revert(op_key)
 
     def _count(self, revision: str) -> int:
-        asked = self.head.asked.revisions if self.head.asked else {}
-        return asked.get(revision, self.head.revisions[revision].deployment).run.instance_count
+        return self.head.instances(revision)
 
     def _have(self, revision: str, purpose: Purpose, count: int) -> None:
         for index in range(count, 50):
             self.replicas.pop((revision, purpose, index), None)
         for index in range(count):
-            state = ReplicaState.FAILED if revision in self.broken else ReplicaState.READY
             name = self.head.revisions[revision].deployment.name
-            made = Replica("fraud", name, revision, index, purpose, state, f"http://{revision}-{index}", 0, "no luck")
+            made = Replica("fraud", name, revision, index, purpose, ReplicaState.STARTING, message="no luck")
             self.replicas.setdefault((revision, purpose, index), made)
+
+    def _place(self) -> None:
+        """Whoever has no place, and so no address, gets one of those that are free, the first come first."""
+        waiting = [key for key, replica in self.replicas.items() if not replica.address]
+        for key in waiting[: max(0, self.pool - (len(self.replicas) - len(waiting)))]:
+            state = ReplicaState.FAILED if key[0] in self.broken else ReplicaState.READY
+            self.replicas[key] = replace(self.replicas[key], state=state, address=f"http://{key[0]}-{key[2]}")
 
     def _revert(self, op_key: str) -> None:
         if op_key not in self.reverted:
