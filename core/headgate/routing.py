@@ -36,13 +36,10 @@ def route(
         share = head.traffic.get(revision, 0)
         if share or (state.running and state.warm_until is None):
             settings = target.revisions.get(revision, state.deployment)
-<<<<<<< HEAD
             found = () if service else _addresses(replicas, revision)
             row = _row(settings, revision, share, found, target.router.websocket)
-=======
-            count = head.instances(revision)
-            row = _row(settings, revision, share, count, () if service else _addresses(replicas, revision))
->>>>>>> ba0f2cf (capacity: make room by parts, or in place of what serves)
+            if state.instances is not None:  # fewer just now, so fewer at once
+                row = replace(row, instances=head.instances(revision))
             rows.append(replace(row, service=service(head.endpoint, revision)) if service else row)
     router = target.router
     return EndpointRoute(
@@ -67,11 +64,7 @@ def _addresses(replicas: Sequence[Replica], revision: str) -> tuple[str, ...]:
 
 
 def _row(
-<<<<<<< HEAD
     deployment: DeploymentTarget, revision: str, share: int, addresses: tuple[str, ...], tunnelled: Sequence[str]
-=======
-    deployment: DeploymentTarget, revision: str, share: int, count: int, addresses: tuple[str, ...]
->>>>>>> ba0f2cf (capacity: make room by parts, or in place of what serves)
 ) -> RouteRevision:
     run = deployment.run
     return RouteRevision(
@@ -80,7 +73,7 @@ def _row(
         per_mille=share,
         upstreams=addresses,
         scoring_path=deployment.source.scoring_path,
-        instances=max(count, run.scaling.most if run.scaling else 0),  # a limit must not hold up growth
+        instances=max(run.instance_count, run.scaling.most if run.scaling else 0),  # a limit must not hold up growth
         max_concurrent_per_instance=run.max_concurrent_per_instance,
         request_timeout_ms=run.request_timeout_ms,
         max_queue_wait_ms=run.max_queue_wait_ms,
