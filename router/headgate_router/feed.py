@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from headgate import codec
 from headgate.control import EXCHANGE_HOLD_S, Ack, ExchangeReply, ExchangeRequest
@@ -35,6 +35,7 @@ log = logging.getLogger("headgate.router")
 ANSWER_S = EXCHANGE_HOLD_S + 4.0  # a controller that is silent for longer is gone
 RETRY_S = 0.1  # plus as much again at random, so that workers do not dial in step
 MAX_REPLY = 256 * 1024 * 1024  # bytes
+SERVED_S = 1.0  # a table's acknowledgement is waited for, before the next exchange goes out without it
 MANY = 200  # endpoints of a table that is read beside the event loop
 SAVED_S = 1.0  # for a table to be on disk; below what a worker's lease can spare
 MAX_REASONS = 20  # of a refused table that are reported
@@ -66,6 +67,28 @@ class Announced:
             raise Away(f"no controller is announced: {type(error).__name__}") from error
 
 
+class Plane(Protocol):
+    """Serves by this worker's table in its place."""
+
+    @property
+    def acked(self) -> RouteTable | None:
+        """All of it serves by this one; None: by none yet."""
+        ...
+
+    @property
+    def refused(self) -> str:
+        """Why it did not take the last table; empty: it did, or has not said."""
+        ...
+
+    def problems(self, table: RouteTable) -> tuple[str, ...]:
+        """Why it could not serve by this table; empty: it could."""
+        ...
+
+    async def served(self, seconds: float) -> None:
+        """Waits until it serves by the worker's table, or for so long."""
+        ...
+
+
 class Feed:
     """One worker's conversation. Not thread-safe: one event loop."""
 
@@ -78,7 +101,9 @@ class Feed:
         random: Random,
         clock: Callable[[], float] = time.monotonic,
         announced: Announced | None = None,
+        plane: Plane | None = None,
     ) -> None:
+        """`plane`: who serves by the table, when it is not this process; its word is what is acknowledged."""
         self._data = data
         self._announcement = announced or Announced(data)
         self._worker = worker
@@ -86,6 +111,7 @@ class Feed:
         self._book = book
         self._random = random
         self._clock = clock
+        self._plane = plane
         self._boot = secrets.token_hex(8)
         self._sequence = 0
         self._pending: tuple[Batch, ...] = ()
@@ -137,8 +163,13 @@ class Feed:
             table, unknown = await self._read(sent)
         except codec.CodecError as error:
             return self._refuse(str(error))
+        if self._plane is not None and self._routes.table is not None and table.hash == self._routes.table.hash:
+            await self._plane.served(SERVED_S)  # offered again, for it is not acknowledged yet
+            return False
         addresses = self._routes.addresses
         found = problems(table, self._routes.table) or addresses.problems(table)
+        if not found and self._plane is not None:
+            found = self._plane.problems(table)
         if found:
             return self._refuse(*(f"table {table.generation}: {text}" for text in found))
         await addresses.known(table)  # no request is to meet a revision before its replicas
@@ -149,6 +180,8 @@ class Feed:
         for (endpoint, _, revision), n in self._book.tunnels.left_behind(table):
             log.warning("%s: %d tunnels stay with %s, which this table lists no more", endpoint, n, revision)
         await self._save(sent)
+        if self._plane is not None:
+            await self._plane.served(SERVED_S)
         return True
 
     async def _read(self, sent: Mapping[str, Any]) -> tuple[RouteTable, int]:
@@ -221,16 +254,19 @@ class Feed:
         if not self._pending:
             self._pending = self._book.seal(self._clock())
             self._sequence += bool(self._pending)
-        table = self._routes.table
+        table = self._routes.table if self._plane is None else self._plane.acked
         return ExchangeRequest(
             worker=self._worker,
             boot=self._boot,
             sequence=self._sequence,
             acked=Ack(table.generation, table.hash) if table is not None else None,
             batches=self._pending,
-            refused=self._refused,
+            refused=self._refused or self._not_taken(),
             in_flight=self._book.in_flight,
         )
+
+    def _not_taken(self) -> tuple[str, ...]:
+        return (self._plane.refused,) if self._plane is not None and self._plane.refused else ()
 
     async def flush(self, seconds: float) -> bool:
         """Delivers what is left before the worker ends. False: it was not all taken in time."""

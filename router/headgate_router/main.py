@@ -37,6 +37,7 @@ from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.asgi import DataPath
 from headgate_router.dataplanes.builtin.guard import Expires, Guarded, sweep
 from headgate_router.dataplanes.builtin.protocol import CONNECTIONS, Doors, protocol
+from headgate_router.dataplanes.envoy.side import Asked, Side, reserve, side_of
 from headgate_router.feed import Announced, Feed
 from headgate_router.metrics import RouterCollector
 from headgate_router.mirror import Mirrors
@@ -54,6 +55,7 @@ COPIES_S = 1.0  # for running copies to end
 FLUSH_S = 3.0  # for the last counts to be taken
 BUILTIN = "builtin"  # scoring requests by our own protocol
 ASGI = "asgi"  # by uvicorn's, as on any ASGI server
+ENVOY = "envoy"  # by an Envoy beside this process
 KEEP_ALIVE_S = 75  # longer than load balancers keep theirs, so that the caller's side is the one that closes
 
 
@@ -65,7 +67,8 @@ class Settings:
     max_body: int = MAX_BODY  # bytes
     control: str = ""  # the control API's URL; empty: what the data folder says
     token_file: Path | None = None  # the control API's token; None: the data folder's
-    dataplane: str = BUILTIN  # or ASGI
+    dataplane: str = BUILTIN  # or ASGI, ENVOY
+    envoy: Asked | None = None  # with ENVOY
     connections: int = CONNECTIONS  # of callers
     client_connections: int = CONNECTIONS // 2  # of one client address
     certificate: Certificate | None = None  # None: plain HTTP
@@ -87,8 +90,12 @@ class Worker:
         self.routes = Routes(draws, resolvers, known)
         self.book = Book(time.monotonic())
         self.mirrors = Mirrors(self.book)
+        self.side = Side(settings.worker, settings.envoy, self.routes, self.book) if settings.envoy else None
         announced = Announced(settings.data, settings.control, settings.token_file)
-        self.feed = Feed(settings.data, settings.worker, self.routes, self.book, draws, announced=announced)
+        plane = self.side.plane if self.side else None
+        self.feed = Feed(
+            settings.data, settings.worker, self.routes, self.book, draws, announced=announced, plane=plane
+        )
         collector = RouterCollector(
             settings.worker, self.routes, self.book, self.mirrors, self.feed, time.monotonic, self._at_the_doors
         )
@@ -99,9 +106,11 @@ class Worker:
         )
         desk = Desk(self.routes, self.book, self.mirrors, draws, settings.max_body, self.log, settings.tunnels)
         self.doors = Doors(desk, suffix(settings.domain), settings.connections, settings.client_connections)
-        self.app = app.Front(DataPath(desk), app.build(self.routes, collector, self.unready), settings.domain)
+        pages = app.build(self.routes, collector, self.unready)
+        self.app = self.side.app(pages) if self.side else app.Front(DataPath(desk), pages, settings.domain)
         self._server = _Server(self._config(), settings.certificate)
         self._ending = False
+        self._draining: asyncio.Task[None] | None = None
         self._begun = False  # the replicas of the table on disk were looked for
 
     def _at_the_doors(self) -> Iterable[tuple[str, str, float]]:
@@ -112,12 +121,16 @@ class Worker:
         yield "access_log_dropped", "Lines of the access log that were not written", dropped
         yield "handshakes_failed", "Connections that did not begin, or end, a handshake", self._server.unknown
         yield "certificates_renewed", "Certificates taken up", renewed
+        if self.side:
+            yield from self.side.figures()
 
     def unready(self) -> str:
         """Why no new caller should come here; empty: they may."""
         if self._ending:
             return "draining"
-        return "" if self._begun else "replicas are still looked for"
+        if not self._begun:
+            return "replicas are still looked for"
+        return self.side.unready() if self.side else ""
 
     def end(self) -> None:
         """Begins to drain: at once, or when balancers had time to see that it is unready. Called again: at once."""
@@ -126,6 +139,14 @@ class Worker:
         asyncio.get_running_loop().call_later(delay_s, self._stop)
 
     def _stop(self) -> None:
+        if self.side is None:
+            self._server.should_exit = True
+        elif self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain(self.side))
+
+    async def _drain(self, side: Side) -> None:
+        """Callers are admitted until the last of them has been answered."""
+        await side.end(DRAIN_S)
         self._server.should_exit = True
 
     async def begin(self) -> None:
@@ -135,7 +156,7 @@ class Worker:
         self._begun = True
 
     async def serve(self, sock: socket.socket) -> None:
-        """Serves until SIGTERM or SIGINT, then drains."""
+        """Serves until SIGTERM or SIGINT, then drains. With Envoy `sock` is only kept: see `side.reserve`."""
         self.feed.load()
         server = self._server
         if self.log is not None:
@@ -152,13 +173,17 @@ class Worker:
             tasks.append(loop.create_task(self.settings.certificate.keep()))
         gc.collect()
         gc.freeze()  # what lives for ever is not looked at again: shorter pauses
-        offered = self._offer(sock)
+        if self.side is not None:
+            tasks.append(loop.create_task(self.side.run()))
+        offered = self._offer(sock) if self.side is None else None
         try:
-            await server.serve(sockets=[sock])
+            await server.serve(sockets=[sock if self.side is None else self.side.socket])
         finally:
             if offered is not None:
                 offered.close()
             await self._end(tasks)
+            if self.side is not None:
+                sock.close()
 
     def _offer(self, sock: socket.socket) -> listen.Offer | None:
         """Serving comes first: without an offer only the hand-over to a new supervisor is lost."""
@@ -186,6 +211,10 @@ class Worker:
         )
 
     async def _end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        if self.side is not None:
+            await self.side.end(0)
+            await tasks[-1]  # the last lines are counted
+            self.side.clean()
         for task in tasks:
             task.cancel()
         for task in tasks:
@@ -258,8 +287,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--domain", default="localhost", help="NAME.DOMAIN is endpoint NAME; empty: by path only")
     parser.add_argument("--max-body", type=int, default=MAX_BODY, help="bytes of a request body")
     parser.add_argument(
-        "--dataplane", choices=(BUILTIN, ASGI), default=BUILTIN, help="how scoring requests are passed on"
+        "--dataplane", choices=(BUILTIN, ASGI, ENVOY), default=BUILTIN, help="how scoring requests are passed on"
     )
+    parser.add_argument("--envoy", default="", metavar="PATH", help="its binary; default: see docs/envoy.md")
+    parser.add_argument("--envoy-threads", type=int, default=0, metavar="N", help="0: one for each core")
     parser.add_argument("--connections", type=int, default=CONNECTIONS, help="of callers, at once")
     parser.add_argument("--client-connections", type=int, default=CONNECTIONS // 2, help="of one client address")
     parser.add_argument(
@@ -298,6 +329,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         certificate = certificate_of(arguments)
         data.prepare()
         sock = _listening(arguments)
+        asked = side_of(arguments, sock) if arguments.dataplane == ENVOY else None
     except FindingsError as error:
         sys.exit(str(error))
     offer = arguments.offer or data.services / arguments.worker / "listen.sock"
@@ -312,7 +344,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             client_connections=arguments.client_connections,
             control=arguments.control,
             token_file=arguments.token_file,
-            certificate=certificate,
+            certificate=None if asked else certificate,
+            envoy=asked,
             access_log=arguments.access_log,
             access_log_share=arguments.access_log_share,
             drain_delay_s=max(0.0, arguments.drain_delay),
@@ -365,6 +398,8 @@ def _listening(arguments: argparse.Namespace) -> socket.socket:
     """Raises FindingsError: there is no such address to listen on."""
     asked = f"descriptor {arguments.fd}" if arguments.fd is not None else f"{arguments.host}:{arguments.port}"
     try:
+        if arguments.dataplane == ENVOY and arguments.fd is None:
+            return reserve(arguments.host, arguments.port)
         return listen.adopt(arguments.fd) if arguments.fd is not None else listen.bind(arguments.host, arguments.port)
     except OSError as error:
         finding = Finding(

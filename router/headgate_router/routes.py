@@ -7,7 +7,7 @@ worker only those it serves. Pools, limits and ejections outlive a swap; the run
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -90,6 +90,7 @@ class Routes:
         self._copies: dict[str, Replica] = {}
         self._limits: dict[tuple[str, str], InFlight] = {}
         self.table: RouteTable | None = None
+        self.changed: Callable[[], None] = lambda: None  # told when the table, or where replicas are, is another
 
     def swap(self, table: RouteTable) -> None:
         """Serves by this table from the next request read on. The caller has checked it."""
@@ -99,6 +100,7 @@ class Routes:
         self.table = table
         self.issuers.keep(route.issuer for route in wanted.values() if route.issuer is not None)
         self._let_go(table, [route for name, route in before.items() if wanted.get(name) is not route])
+        self.changed()
 
     def find(self, name: str) -> LiveRoute | None:
         """None: no such endpoint in the table."""
@@ -161,6 +163,7 @@ class Routes:
                     revision.replicas.every = _kept(self._replicas, addresses)
                     revision.copies.every = _kept(self._copies, addresses)
         self._retire()
+        self.changed()
 
     def _retire(self) -> None:
         addresses = set(self.addresses.every())

@@ -15,13 +15,14 @@ from typing import Any, cast
 import httpx
 import pytest
 
+import envoyplane
 from headgate.evidence import Batch, PairKind, add
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable, seal
 from headgate_kit import listen
 from headgate_kit.layout import DataFolder
 from headgate_router.dataplanes.builtin.guard import Guarded
 from headgate_router.dataplanes.builtin.protocol import CallerConnection
-from headgate_router.main import ASGI, BUILTIN, Settings, Worker
+from headgate_router.main import ASGI, BUILTIN, ENVOY, Settings, Worker
 
 KEY = "the-key"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
@@ -111,7 +112,9 @@ class System:
     def __init__(self, worker: Worker, url: str) -> None:
         self.worker = worker
         self.url = url
-        self.caller = httpx.AsyncClient(base_url=url, timeout=20, headers=AUTH, trust_env=False)
+        self.caller = httpx.AsyncClient(
+            base_url=url, timeout=20, headers=AUTH, trust_env=False, event_hooks={"request": [self.served]}
+        )
         self.generation = 0
 
     def route(self, *revisions: RouteRevision, **more: Any) -> None:
@@ -119,11 +122,17 @@ class System:
         route = EndpointRoute("e", self.generation, "c" * 40, revisions, keys=(DIGEST,), **more)
         self.worker.routes.swap(seal(RouteTable(self.generation, "c" * 40, {"e": route})))
 
+    async def served(self, request: httpx.Request | None = None) -> None:
+        """Until the last table decides: at once, but for Envoy."""
+        if self.worker.side is not None:
+            await self.worker.side.plane.served(15)
+
     async def post(self, content: bytes = b"{}", path: str = "/endpoints/e/score", **more: Any) -> httpx.Response:
         return await self.caller.post(path, content=content, **more)
 
     async def raw(self, request: bytes) -> bytes:
         """What the router says to raw bytes, until it closes or is silent for a while."""
+        await self.served()
         reader, writer = await asyncio.open_connection("127.0.0.1", int(self.url.rpartition(":")[2]))
         writer.write(request)
         said = b""
@@ -138,9 +147,14 @@ class System:
 
     async def settled(self) -> None:
         """Until every request and copy has ended."""
-        await until(lambda: self.worker.book.in_flight == 0 and self.worker.mirrors.running == 0)
+        if self.worker.side is not None:
+            return await envoyplane.settled(self.worker.side)
+        return await until(lambda: self.worker.book.in_flight == 0 and self.worker.mirrors.running == 0)
 
-    def sealed(self) -> Batch:
+    async def sealed(self) -> Batch:
+        """What was counted of requests that have ended."""
+        if self.worker.side is not None:
+            await self.settled()
         (batch,) = self.worker.book.seal(1.0)
         return batch
 
@@ -154,21 +168,25 @@ async def until(true: Callable[[], bool]) -> None:
 PLANES = {"now": ASGI}  # which data path `router` starts
 
 
-@pytest.fixture(params=[BUILTIN, ASGI], autouse=True)
+@pytest.fixture(params=[BUILTIN, ASGI, envoyplane.PARAM], autouse=True)
 def plane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test runs on both data paths."""
+    """Every test runs on each data path."""
     monkeypatch.setitem(PLANES, "now", request.param)
+    if request.param == ENVOY:
+        envoyplane.expect(request)
 
 
 @asynccontextmanager
 async def router(folder: Path, **settings: Any) -> AsyncIterator[System]:
     settings = {"dataplane": PLANES["now"], **settings}
+    sock = envoyplane.prepare(settings) if settings["dataplane"] == ENVOY else listen.bind("127.0.0.1", 0)
     worker = Worker(Settings(DataFolder(folder), "router-0", **settings))
-    sock = listen.bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     serving = asyncio.create_task(worker.serve(sock))
     system = System(worker, url)
     try:
+        if worker.side is not None:
+            await envoyplane.listening(url)
         yield system
     finally:
         await system.caller.aclose()
@@ -271,7 +289,7 @@ def test_no_entry_without_exactly_one_valid_key(tmp_path: Path) -> None:
                 assert b"www-authenticate: Bearer" in said
                 assert KEY.encode() not in said
             assert model.heard == []
-            assert system.sealed().statuses == {"401": 4}
+            assert (await system.sealed()).statuses == {"401": 4}
 
     run(scenario())
 
@@ -305,7 +323,7 @@ def test_the_split_is_exact_and_the_override_reaches_one(tmp_path: Path) -> None
             for override in ("green-name", "green-name@green"):
                 answer = await system.post(headers={"azureml-model-deployment": override})
                 assert answer.json() == "green"
-            live = system.sealed().live
+            live = (await system.sealed()).live
             assert (live["blue"].requests, live["green"].requests) == (190, 12)
 
     run(scenario())
@@ -374,7 +392,7 @@ def test_a_models_error_is_424_with_what_it_said(tmp_path: Path, code: int) -> N
             assert answer.headers["ms-azureml-model-error-statuscode"] == str(code)
             assert answer.headers["ms-azureml-model-error-reason"] == "Went Wrong"
             assert answer.headers["headgate-revision"] == "rev"
-            counts = system.sealed().live["rev"]
+            counts = (await system.sealed()).live["rev"]
             assert counts.outcomes == {"model_error": 1}
             assert sum(counts.latency.values()) == 1
 
@@ -420,7 +438,7 @@ def test_a_slow_model_is_408_and_sees_its_caller_leave(tmp_path: Path) -> None:
             answer = await system.post()
             assert (answer.status_code, answer.json()["error"]["code"]) == (408, "timeout")
             await model.gone.wait()
-            counts = system.sealed().live["rev"]
+            counts = (await system.sealed()).live["rev"]
             assert counts.outcomes == {"timeout": 1}
             assert sum(counts.latency.values()) == 1
             assert len(model.heard) == 1
@@ -437,7 +455,7 @@ def test_unreadiness_is_503_and_never_moves_the_split(tmp_path: Path) -> None:
             found = Counter((a.headers["headgate-revision"], a.status_code) for a in answers)
             assert found == {("blue", 200): 10, ("green", 503): 10}
             assert {a.headers.get("retry-after") for a in answers} == {None, "1"}
-            assert system.sealed().live["green"].outcomes == {"refused": 10}
+            assert (await system.sealed()).live["green"].outcomes == {"refused": 10}
 
     run(scenario())
 
@@ -486,7 +504,7 @@ def test_an_answer_cut_short_is_seen_as_such_and_counted(tmp_path: Path) -> None
                 with pytest.raises(httpx.RemoteProtocolError):
                     await system.post()
             await system.settled()
-            assert system.sealed().live["rev"].outcomes == {"truncated": 2}
+            assert (await system.sealed()).live["rev"].outcomes == {"truncated": 2}
             assert len(model.heard) == 2
 
     run(scenario())
@@ -514,7 +532,7 @@ def test_a_stream_passes_event_by_event(tmp_path: Path) -> None:
                     go.set()
             assert got == [b"data: %d\n" % n for n in range(5)]
             await system.settled()
-            assert system.sealed().live["rev"].outcomes == {"ok": 1}
+            assert (await system.sealed()).live["rev"].outcomes == {"ok": 1}
 
     run(scenario())
 
@@ -539,7 +557,7 @@ def test_event_streams_are_timed_and_their_end_is_known_also_of_copies(tmp_path:
             system.route(revision("rev", 1000, stable), target, mirrors=(compare,))
             assert (await system.post()).status_code == 200
             await system.settled()
-            batch = system.sealed()
+            batch = await system.sealed()
             live, copied = batch.live["rev"], batch.mirrored[target.revision]
             assert (live.finishes, copied.finishes) == ({"done": 1}, {"open": 1})
             assert sum(live.streams["first_event"].values()) == sum(copied.streams["first_event"].values()) == 1
@@ -571,7 +589,7 @@ def test_a_slow_reader_slows_the_model_and_fills_nobodys_memory(tmp_path: Path) 
                 got = [len(chunk) async for chunk in answer.aiter_bytes()]
             assert sum(got) == size
             await system.settled()
-            assert system.sealed().live["rev"].outcomes == {"ok": 1}
+            assert (await system.sealed()).live["rev"].outcomes == {"ok": 1}
 
     run(scenario())
 
@@ -587,6 +605,7 @@ def test_a_caller_who_leaves_is_seen_by_the_model(tmp_path: Path, begun: bool) -
         model = await Model(slow).start()
         async with router(tmp_path) as system:
             system.route(revision("rev", 1000, model, request_timeout_ms=60_000))
+            await system.served()
             reader, writer = await asyncio.open_connection("127.0.0.1", int(system.url.rpartition(":")[2]))
             head = f"POST /endpoints/e/score HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
             writer.write(head.encode() + b"content-length: 2\r\n\r\n{}")
@@ -596,7 +615,7 @@ def test_a_caller_who_leaves_is_seen_by_the_model(tmp_path: Path, begun: bool) -
             writer.transport.abort()
             await model.gone.wait()
             await system.settled()
-            batch = system.sealed()
+            batch = await system.sealed()
             assert batch.live["rev"].outcomes == {"client_gone": 1}
             assert batch.live["rev"].requests == 0
             assert batch.statuses == {"499": 1}
@@ -624,7 +643,7 @@ def test_m_times_n_run_as_many_wait_the_rest_is_429(tmp_path: Path) -> None:
             go.set()
             codes = Counter([(await task).status_code for task in asked])
             assert codes == {200: 8, 429: 3}
-            assert system.sealed().live["rev"].outcomes == {"ok": 8, "refused": 3}
+            assert (await system.sealed()).live["rev"].outcomes == {"ok": 8, "refused": 3}
 
     run(scenario())
 
@@ -750,7 +769,7 @@ def test_copies_are_compared_and_never_returned(tmp_path: Path) -> None:
                 answer = await system.post(b"%d" % n, headers={"x-ms-request-id": f"id-{n}"})
                 assert answer.json() == {"y": 1, "who": "a"}
             await system.settled()
-            batch = system.sealed()
+            batch = await system.sealed()
             assert batch.live["rev"].requests == 10
             assert batch.mirrored["cand"].outcomes == {"ok": 10}
             assert set(batch.mirrored) == {"cand"}
@@ -778,7 +797,7 @@ def test_the_share_of_copies_does_not_follow_the_split(tmp_path: Path) -> None:
             for _ in range(400):
                 await system.post()
             await system.settled()
-            pairs = Counter(pair.live.revision for pair in system.sealed().pairs)
+            pairs = Counter(pair.live.revision for pair in (await system.sealed()).pairs)
             assert 140 <= sum(pairs.values()) <= 200
             assert min(pairs["one"], pairs["two"]) > 50
 
@@ -808,7 +827,7 @@ def test_an_ill_mirror_is_counted_and_no_caller_notices(tmp_path: Path, ill: str
                 answer = await system.post()
                 assert (answer.status_code, answer.json()) == (200, "live")
             await system.settled()
-            batch = system.sealed()
+            batch = await system.sealed()
             assert batch.live["rev"].outcomes == {"ok": 10}
             expected = {"hung": "timeout", "failing": "model_error"}.get(ill, "refused")
             if ill == "absent":
@@ -833,7 +852,7 @@ def test_a_hung_mirror_is_bounded(tmp_path: Path) -> None:
             for _ in range(140):
                 assert (await system.post()).status_code == 200
             assert system.worker.mirrors.running == 64
-            assert system.sealed().dropped == {"busy": 12}
+            assert (await system.sealed()).dropped == {"busy": 12}
 
     run(scenario())
 
@@ -846,13 +865,13 @@ def test_what_must_not_be_copied_is_dropped_with_its_reason(tmp_path: Path) -> N
             system.route(revision("rev", 1000, stable), target, mirrors=(compare,))
             await system.post(headers={"azureml-model-deployment": "rev-name"})
             await system.post(b"x" * 2_000_000)
-            assert system.sealed().dropped == {"override": 1, "too_large": 1}
+            assert (await system.sealed()).dropped == {"override": 1, "too_large": 1}
             system.route(revision("rev", 1000), target, mirrors=(compare,))
             assert (await system.post()).status_code == 503
-            assert system.sealed().dropped == {"live_failed": 1}
+            assert (await system.sealed()).dropped == {"live_failed": 1}
             system.route(revision("rev", 1000, stable), target, mirrors=(compare,), repeatable=False)
             await system.post()
-            assert system.sealed().dropped == {"not_repeatable": 1}
+            assert (await system.sealed()).dropped == {"not_repeatable": 1}
             assert candidate.heard == []
 
     run(scenario())
@@ -899,6 +918,7 @@ def test_health_metrics_and_documents(tmp_path: Path) -> None:
             assert (await get("/docs")).status_code == 200
             assert (await get("/nowhere")).status_code == 404
             await system.post()
+            await system.settled()
             text = (await get("/metrics")).text
             labels = 'deployment="rev-name",endpoint="e",revision="rev",worker="router-0"'
             assert f'headgate_router_requests_total{{code="200",{labels}}} 1.0' in text

