@@ -26,7 +26,8 @@ from headgate.reading import Reading
 from headgate.rollout import Head, Release, RevisionState
 from headgate.surge import PARALLEL, SWAP
 from headgate.target import DeploymentTarget, Target
-from headgate_policies import admission, idle
+from headgate_policies import admission, forecast, idle
+from headgate_policies.forecast import Price
 from headgate_policies.judge import alpha_share, resolve
 
 Gates = Mapping[str, Any]  # by entry point
@@ -52,6 +53,7 @@ class Change:
     settings: tuple[str, ...] = field(default=())  # applied in place, in words
     ways: tuple[Way, ...] = ()  # how its new revisions may find room, the gentlest first; none: nodes come as needed
     fit: Fit | None = None  # None: nobody was asked, or knows
+    price: Price | None = None  # None: headgate.yml does not say
 
     @property
     def refused(self) -> bool:
@@ -92,6 +94,7 @@ def changes(base: Side, head: Side, gates: Gates, rate: float) -> Iterator[Chang
             yield Change(name, before, None, findings=found)
         elif before is None or asks_more(before, asked.target):
             made = planned(name, before, asked.target, found, gates, rate)
+            made = replace(made, price=forecast.price(before, asked.target, base.settings, head.settings))
             yield made if head.settings.capacity == "elastic" else sized(made, head.settings)
 
 

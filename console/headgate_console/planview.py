@@ -14,6 +14,7 @@ from headgate.target import Target
 from headgate.traffic import WHOLE
 from headgate_console.plans import Change, Promise, judged
 from headgate_console.print import age, bold, dim, percent, table
+from headgate_policies.forecast import per_1000
 from headgate_policies.wording import rounded
 
 NOTHING = "nothing to change"
@@ -33,6 +34,7 @@ def one(change: Change, rate: float) -> list[str]:
         *(f"  {line}" for line in ladder(change)),
         *(f"  {promise(p, change, rate)}" for p in change.promises if p.detection),
         *(f"  {line}" for line in room(change)),
+        *(f"  {line}" for line in price(change, rate)),
         *(f"  note: {note}" for note in (change.plan.notes if change.plan else ())),
         *(line for finding in change.findings for line in str(finding).splitlines()),
     ]
@@ -119,6 +121,20 @@ def room(change: Change) -> list[str]:
             return [f"capacity: will be refused: {change.fit.text}"]
 
 
+def price(change: Change, rate: float) -> list[str]:
+    """What its instances cost; nothing when headgate.yml has no price for one of them."""
+    found = change.price
+    if found is None:
+        return []
+    now = "" if found.before is None else f" (now {found.before:g})"
+    both = f", {found.during:g} while both run" if found.during > max(found.after, found.before or 0.0) else ""
+    line = f"price: {found.after:g} an hour{now}{both}"
+    if rate > 0:
+        was = "" if found.before is None else f" (now {per_1000(found.before, rate):.3g})"
+        line += f"; at {rate:g} requests a second {per_1000(found.after, rate):.3g} per 1,000 requests{was}"
+    return [line]
+
+
 def first_share(change: Change) -> float:
     """The candidate's share of live requests at the first step, 0 to 1."""
     plan, before = change.plan, change.before
@@ -146,7 +162,7 @@ def bullets(change: Change, rate: float) -> list[str]:
     import click
 
     said = [click.unstyle(promise(p, change, rate)) for p in change.promises if p.detection]
-    return [*said, *room(change), *(change.plan.notes if change.plan else ())]
+    return [*said, *room(change), *price(change, rate), *(change.plan.notes if change.plan else ())]
 
 
 def grid(change: Change) -> list[str]:
@@ -169,6 +185,7 @@ def data(changes: Sequence[Change]) -> list[dict[str, Any]]:
             "plan": codec.to_data(change.plan) if change.plan else None,
             "gates": [{"gate": p.gate, "detection": codec.to_data(p.detection)} for p in change.promises],
             "capacity": codec.to_data(change.fit) if change.fit else None,
+            "price": codec.to_data(change.price) if change.price else None,
             "findings": codec.to_data(list(change.findings)),
         }
         for change in changes

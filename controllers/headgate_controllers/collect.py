@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from headgate.evidence import Need, Sample
+from headgate.evidence import INSTANCE, Need, Sample
 from headgate.findings import TransientError
 from headgate.params import parse
 from headgate.ports import EvidenceSource, Window
-from headgate.process import MetricSource, Process
+from headgate.process import InstanceType, MetricSource, Process
 from headgate.rollout import Head, kind_of
 from headgate_controllers.evidence import Evidence
 from headgate_controllers.heads import Heads
+from headgate_controllers.instances import fact
 from headgate_policies.judge import resolve
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Collector:
         gates: Mapping[str, Any],
         kinds: Mapping[str, Any],
         sources: Callable[[], Mapping[str, MetricSource]],
+        instances: Callable[[], Mapping[str, InstanceType]],
         tokens: Path,
         clock: Callable[[], float],
         wake: Callable[[str], None],
@@ -50,6 +52,7 @@ class Collector:
         Args:
             kinds: adapters of `headgate.source`, by name.
             sources: headgate.yml's `metrics`, as they are now.
+            instances: its `instance_types`, by lower-case name.
             tokens: a folder of files named host or host:port, each with the token for that host.
         """
         self._heads = heads
@@ -57,6 +60,7 @@ class Collector:
         self._gates = gates
         self._kinds = kinds
         self._sources = sources
+        self._instances = instances
         self._tokens = tokens
         self._clock = clock
         self._wake = wake
@@ -112,7 +116,8 @@ class Collector:
 
     def _ask(self, endpoint: str, key: Key, need: Need) -> None:
         try:
-            samples = [self._sample(need, window) for window in windows(self._heads.get(endpoint), need, self._clock())]
+            head = self._heads.get(endpoint)
+            samples = [self._sample(head, need, window) for window in windows(head, need, self._clock())]
             head = self._heads.get(endpoint)
             if samples and any(known == key for known, _ in self._questions(head)):
                 self._evidence.note(head, samples=samples)
@@ -124,7 +129,9 @@ class Collector:
         finally:
             self._open.discard(key)
 
-    def _sample(self, need: Need, window: Window) -> Sample:
+    def _sample(self, head: Head, need: Need, window: Window) -> Sample:
+        if need.source == INSTANCE:
+            return fact(head, self._instances(), need, window)
         source = self._sources().get(need.source)
         adapter = self._kinds.get(source.kind) if source else None
         if source is None or adapter is None:

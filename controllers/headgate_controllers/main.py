@@ -277,6 +277,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         gates=gates,
         kinds=adapters.all("source"),
         sources=lambda: commits.settings.metrics,
+        instances=lambda: commits.settings.instance_types,
         tokens=data.metrics,
         clock=clock,
         wake=wake,

@@ -195,6 +195,12 @@ class Sample:
 PROBLEMS = ("empty", "nan", "infinite", "stale", "many", "timeout", "unreachable", "refused")
 
 
+# A source that is always there: what headgate.yml and the deployment say of an arm's replicas, as samples. One replica
+# takes `at_once` requests; a price or GPUs that are not declared are 0.
+INSTANCE = "headgate:instance"
+INSTANCE_FACTS = ("at_once", "gpus", "price_per_hour")
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """One batch with its roles: what a gate judges. `candidate` and `stable` are concurrent.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headgate import PairKind, plugins
-from headgate.evidence import Approval, Counts, Look, Sample, bucket
+from headgate.evidence import INSTANCE, INSTANCE_FACTS, Approval, Counts, Look, Sample, bucket
 from headgate.testing import GATE, Check, GateCase, counts, look, pair
 
 GATES = plugins.load("headgate.gate")
@@ -49,6 +49,16 @@ def sampled(value: float) -> list[Look]:
     ]
 
 
+def told(candidate_ms: float) -> list[Look]:
+    """What an instance is, and traffic whose times vary."""
+    arms = ("candidate", "stable")
+    facts = [Sample(INSTANCE, fact, arm, 1.0) for fact in INSTANCE_FACTS for arm in arms]
+    varied = [
+        look(counts(20, ms=candidate_ms + at % 3), counts(80, ms=40.0 + at % 3), at=float(at)) for at in range(40)
+    ]
+    return [Look("step", 1, 0.0, 0.0, samples=tuple(facts)), *varied]
+
+
 def streamed(gap_ms: float, finish: str) -> Counts:
     fine = {"first_event": {bucket(80.0): 30}, "gap": {bucket(gap_ms): 30}, "pace": {bucket(12.0): 30}}
     return Counts({"ok": 30}, {}, {}, {}, fine, {finish: 30})
@@ -59,6 +69,7 @@ def streams(gap_ms: float = 40.0, finish: str = "stop") -> list[Look]:
 
 
 CASES: dict[str, tuple[Sequence[Look], Sequence[Look], dict[str, Any]]] = {  # evidence: passes, fails; parameters
+    "cost": (told(40.0), told(80.0), {}),
     "error-rate": (FINE, [look(counts(150, 50), counts(800))] * 40, {"max_increase": 0.02}),
     "expr": (FINE, [look(counts(150, 50), counts(800))] * 40, {}),
     "latency": (FINE, [look(counts(200, ms=900.0), counts(800))] * 40, {}),

@@ -58,6 +58,12 @@ BULKY = EXACT.replace("import json", "import json, time").replace(
     "    return", "    if len(raw) > 4096:\n        time.sleep({slow})\n    return"
 )
 STATISTICS = "error-rate: {max_increase: 5%}"
+COST = "cost: {max_increase: 500%, min_requests: 100}"  # on a machine that does ten things at once
+SETTINGS = """
+capacity: elastic
+instance_types:
+  small: {cpus: 1, memory_gb: 4, price_per_hour: 3.6}
+"""
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,8 @@ KINDS = {
         EXACT, ONE_PERCENT, process("mirror-diff: {rel: 0.001, max_share: 0.1%, min_echoes: 0}"), rate=120
     ),
     "noisy": Kind(
-        NOISY, NOISY + "# trained anew\n", process(f"{STATISTICS}\nmirror-diff: {{rel: 0.001, max_share: 20%}}"),
-        rate=40, patient=False,
+        NOISY, NOISY + "# trained anew\n",
+        process(f"{STATISTICS}\nmirror-diff: {{rel: 0.001, max_share: 20%}}\n{COST}"), rate=40, patient=False,
     ),
     "bulky": Kind(
         BULKY.replace("{slow}", "0.0"), BULKY.replace("{slow}", "0.25"),
@@ -163,6 +169,7 @@ class Judged:
         self.callers: dict[str, Caller] = {}
 
     def begin(self) -> None:
+        self.system.write("headgate.yml", SETTINGS)
         for name, kind in KINDS.items():
             self._deployment(name, "blue", kind.stable)
             self.system.write(f"endpoints/{name}/rollout.yml", kind.process)
@@ -306,6 +313,11 @@ def test_an_equal_model_that_never_answers_twice_alike_is_promoted(judged: Judge
     assert passed["result"] == "pass"
     assert "ignored as noise: " in passed["explanation"]
     assert "$.score" in passed["explanation"]
+    cost = verdict(found, "step-50", "cost")
+    assert cost["result"] == "pass"
+    assert "(by price_per_hour), the stable's" in cost["explanation"]
+    assert cost["figures"]["stable_cost"] > 0
+    assert judged.system.api(f"/replays/{found['id']}/step-50/cost")["same"] is True
     assert judged.live("noisy") == {"green"}
     caller = judged.callers["noisy"]
     judged.until("answers of the new model", lambda: found["candidate"] in caller.revisions)
