@@ -20,6 +20,7 @@ CPU_SET = "HEADGATE_CPU_SET"  # numbers of the cores to stay on, with commas; ab
 IMAGE_BUNDLE = "/opt/headgate/bundle"
 IMAGE_ENVIRONMENT = "/opt/headgate/environment"
 IMAGE_PYTHON = "/opt/headgate/venv/bin/python"  # runs the front, and models that ask for no packages
+MODELS_FOLDER = "/mnt/headgate/models"  # where a volume of models is mounted, in every pod that reads it
 READY_PATH = "/ready"  # answers 200 when a replica can serve; `/` answers 200 as long as its server lives
 
 

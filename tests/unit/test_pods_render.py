@@ -12,7 +12,7 @@ import pytest
 
 from headgate.findings import FindingsError, SpecError
 from headgate_pipelines import contract
-from headgate_pipelines.engines import settings
+from headgate_pipelines.engines import placing, settings
 from headgate_pipelines.engines.local.compile import compile_workflow
 from headgate_pipelines.engines.local.operate import Start
 from headgate_pipelines.engines.local.spec import Leaf, Output, Spec
@@ -73,6 +73,19 @@ def test_a_token_the_template_brings_along_is_not_hidden_by_ours() -> None:
 
 def test_the_cluster_ends_a_pod_whose_engine_is_gone() -> None:
     assert made("step")["spec"]["activeDeadlineSeconds"] == 150
+
+
+def test_only_a_build_gets_the_catalogues_credentials_and_their_volume() -> None:
+    given = OpSettings(image=IMAGE, catalogue_secret="lakes", catalogue_claim="models")
+    build, others = (placing.volumes(given, "token", builds=builds) for builds in (True, False))
+    assert {"name": "catalogues", "secret": {"secretName": "lakes", "defaultMode": 0o440}} in build[0]
+    assert {"name": "models", "persistentVolumeClaim": {"claimName": "models", "readOnly": True}} in build[0]
+    read_only = {m["mountPath"] for m in build[1] if m.get("readOnly")}
+    assert {"/var/run/headgate/catalogues", "/mnt/headgate/models"} <= read_only
+    assert not {"catalogues", "models"} & {volume["name"] for volume in others[0]}
+    told = [placing.environment(given, {}, builds=builds, own_token=False) for builds in (True, False)]
+    folder = {"name": "HEADGATE_CATALOGUE_CREDENTIALS", "value": "/var/run/headgate/catalogues"}
+    assert [folder in one for one in told] == [True, False]
 
 
 def test_only_a_build_gets_the_registrys_password_and_a_large_disk() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headgate.phases import BUILD
+from headgate.workload import MODELS_FOLDER
+from headgate_kit.catalogue import ENV_CREDENTIALS
 from headgate_pipelines import contract
 from headgate_pipelines.engines.settings import OpSettings
 
@@ -36,6 +38,7 @@ CONTAINER_SECURITY: Mapping[str, Any] = {
 DATA = "/var/lib/headgate"
 TOKEN_FOLDER, TOKEN_KEY = "/var/run/headgate/token", "token"
 REGISTRY_FOLDER = "/var/run/headgate/registry"
+CATALOGUE_FOLDER = "/var/run/headgate/catalogues"
 
 
 def placed(document: Mapping[str, Any], settings: OpSettings) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def verb(template: Mapping[str, Any]) -> str:
 
 
 def volumes(settings: OpSettings, secret: str, *, builds: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A pod's volumes and its container's mounts: somewhere to write, the op's token, the registry's password.
+    """A pod's volumes and its container's mounts: somewhere to write, the op's token, the build's credentials, models.
 
     Args:
         secret: that holds the token; empty: the op has one of its own.
@@ -81,8 +84,14 @@ def volumes(settings: OpSettings, secret: str, *, builds: bool) -> tuple[list[di
         items = [{"key": ".dockerconfigjson", "path": "config.json"}]
         source = {"secretName": settings.registry_secret, "items": items, "defaultMode": 0o440}
         found.append(("registry", REGISTRY_FOLDER, {"secret": source}))
+    if builds and settings.catalogue_secret:
+        source = {"secretName": settings.catalogue_secret, "defaultMode": 0o440}
+        found.append(("catalogues", CATALOGUE_FOLDER, {"secret": source}))
+    if builds and settings.catalogue_claim:
+        claim = {"claimName": settings.catalogue_claim, "readOnly": True}
+        found.append(("models", MODELS_FOLDER, {"persistentVolumeClaim": claim}))
     mounts = [
-        {"name": name, "mountPath": path, **({"readOnly": True} if "secret" in source else {})}
+        {"name": name, "mountPath": path, **({} if "emptyDir" in source else {"readOnly": True})}
         for name, path, source in found
     ]
     return [{"name": name, **source} for name, _, source in found], mounts
@@ -102,6 +111,8 @@ def environment(
         found[contract.ENV_TOKEN_FILE] = f"{TOKEN_FOLDER}/{TOKEN_KEY}"
     if builds and settings.registry_secret:
         found["DOCKER_CONFIG"] = REGISTRY_FOLDER
+    if builds and settings.catalogue_secret:
+        found[ENV_CREDENTIALS] = CATALOGUE_FOLDER
     return [{"name": name, "value": value} for name, value in found.items()]
 
 

@@ -39,6 +39,10 @@ class OpSettings:
     build_memory: str = _setting("HEADGATE_BUILD_MEMORY", "4Gi", QUANTITY, "requested by a build, and its limit")
     build_disk: str = _setting("HEADGATE_BUILD_DISK", "20Gi", QUANTITY, "largest scratch folder of a build")
     registry_secret: str = _setting("HEADGATE_REGISTRY_SECRET", "", NAME, "Secret kubernetes.io/dockerconfigjson")
+    catalogue_secret: str = _setting(
+        "HEADGATE_CATALOGUE_SECRET", "", NAME, "Secret with credentials of catalogues, HOST.KEY each"
+    )
+    catalogue_claim: str = _setting("HEADGATE_CATALOGUE_CLAIM", "", NAME, "claim of the volume that holds models")
     argo_account: str = _setting(
         "HEADGATE_ARGO_SERVICE_ACCOUNT", "headgate-workflow", NAME, "engine argo: may create and patch task results"
     )
