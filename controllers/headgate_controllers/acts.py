@@ -22,7 +22,8 @@ from headgate.findings import HeadgateError, TransientError
 from headgate.ports import Engine, Platform, Server
 from headgate.process import InstanceType, Settings
 from headgate.rollout import Head, Rollout, State
-from headgate.workload import Purpose, Workload
+from headgate.target import DeploymentTarget, Order, catalogue_of
+from headgate.workload import Artifact, Purpose, Workload
 from headgate_controllers import smoke
 from headgate_controllers.heads import Heads
 from headgate_controllers.repo import EndpointsRepo
@@ -135,9 +136,18 @@ class Acts:
             node_pool=kind.node_pool if kind else "",
             secrets=secrets,
             scaling=scaling,
+            fetch=self._order(deployment, artifact),
             # Going back at once needs what served before, as much of it as served.
             only_up=scaling is not None and (head.active is not None or state.warm_until is not None),
         )
+
+    def _order(self, deployment: DeploymentTarget, artifact: Artifact) -> str:
+        """What a replica fetches before it starts; empty: nothing."""
+        pin = deployment.source.model
+        if not artifact.apart or pin is None:
+            return ""
+        place = f"{artifact.location}/models/{pin.name}/{pin.version}"
+        return codec.canonical(Order(pin, self._settings().catalogues.get(catalogue_of(pin)), place)).decode()
 
     # --- beside the reconciler's thread ---------------------------------------------------------------------------
 

@@ -129,6 +129,7 @@ class Controller:
         return {
             "interpreters": dict(settings.interpreters),
             "catalogues": codec.to_data(settings.catalogues),
+            "models": settings.models,
         }
 
     def source(self, endpoint: str, revision: str) -> bytes:

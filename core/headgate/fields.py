@@ -268,6 +268,8 @@ HEADGATE: tuple[Field, ...] = (
           rule="is a region's name"),
     Field("catalogues.*.endpoint", "text", "s3: URL of a store that is not Amazon's.", "", GROUND,
           pattern="https?://[^\\s@/]+(/[^\\s@]*)?", rule="is an http or https URL without a password"),
+    Field("models", "words", "On a cluster, what brings models of `catalogues` into a replica: `image`, a layer of its "
+          "image; `init`, a container that fetches them when it starts.", "image", GROUND, one_of=("image", "init")),
     Field("capacity", "words", "`fixed`: what does not fit waits or is refused; `elastic`: nodes come as needed.",
           "fixed", GROUND, one_of=("fixed", "elastic")),
     Field("metrics", "map", "Name -> a source that gates `metric` ask.", {}, GROUND),

@@ -120,6 +120,8 @@ class Platform(Protocol):
 
 class Builder(Protocol):
     # Optional: `makes`, "folder" (the default) or "image", as a platform's `runs`; a pair that differs is a finding.
+    # `apart`, False; set to True where replicas fetch the models of catalogues: then they are not among the files, and
+    # an artifact without its model says so (`Artifact.apart`).
     def find(self, source: Source) -> Artifact | None:
         """The finished artifact of this source, if it was built before."""
         ...

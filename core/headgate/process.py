@@ -92,6 +92,7 @@ class Settings:
     interpreters: Mapping[str, str] = field(default_factory=dict)  # "3.10" -> path of that interpreter
     catalogue: str = ""  # folder that azureml:NAME:VERSION models are looked up in; relative to the repo root
     catalogues: Mapping[str, CatalogueSource] = field(default_factory=dict)  # by name, asked in this order
+    models: str = "image"  # image | init: on a cluster, what brings the models of `catalogues` into a replica
     capacity: str = "fixed"  # fixed | elastic: nodes come as needed, so nothing waits or is refused for lack of them
     metrics: Mapping[str, MetricSource] = field(default_factory=dict)  # by the name gates use
     removal_grace_s: float = 600.0  # an endpoint's folder removed with traffic keeps serving this long

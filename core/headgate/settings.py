@@ -42,6 +42,7 @@ def read_settings(document: Document) -> tuple[Settings, tuple[Finding, ...]]:
         interpreters=values.get("interpreters") or {},
         catalogue=values.get("catalogue", ""),
         catalogues={name: _catalogue(item) for name, item in (values.get("catalogues") or {}).items()},
+        models=values.get("models", Settings().models).lower(),
         capacity=values.get("capacity", Settings().capacity).lower(),
         removal_grace_s=seconds(values.get("removal_grace", "10m")),
         oidc=_issuer(values["oidc"]) if values.get("oidc") else None,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from headgate import codec
-from headgate.process import Issuer, Process
+from headgate.process import CatalogueSource, Issuer, Process
 from headgate.workload import Probe, Scaling
 
 
@@ -47,6 +47,15 @@ def catalogue_of(pin: ModelPin) -> str:
     """The catalogue outside the repo that a model is fetched from; empty: the commit has it."""
     parts = pin.catalogue.split("/")
     return parts[1] if pin.source is None and parts[0] == EXTERNAL and len(parts) > 3 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A model that is fetched when a replica starts."""
+
+    pin: ModelPin
+    source: CatalogueSource | None  # None: headgate.yml does not have that catalogue any more
+    into: str  # the model's folder, as the replica sees it
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ CPU_SET = "HEADGATE_CPU_SET"  # numbers of the cores to stay on, with commas; ab
 IMAGE_BUNDLE = "/opt/headgate/bundle"
 IMAGE_ENVIRONMENT = "/opt/headgate/environment"
 IMAGE_PYTHON = "/opt/headgate/venv/bin/python"  # runs the front, and models that ask for no packages
+FETCH = "HEADGATE_FETCH"  # JSON of a `target.Order`, for the container that fetches a model
 MODELS_FOLDER = "/mnt/headgate/models"  # where a volume of models is mounted, in every pod that reads it
 READY_PATH = "/ready"  # answers 200 when a replica can serve; `/` answers 200 as long as its server lives
 
@@ -53,6 +54,7 @@ class Artifact:
     location: str  # the bundle's folder, as the replica sees it
     environment: str = ""  # the model environment's folder, likewise; empty: the interpreter of Headgate itself
     image: str = ""  # what both are in, REGISTRY/NAME@sha256:...; empty: folders of this machine
+    apart: bool = False  # the model is not in it: whoever starts a replica fetches it
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Workload:
     secrets: Mapping[str, SecretKey] = field(default_factory=dict)  # environment variable -> where its value is
     node_pool: str = ""  # value of the label headgate.dev/pool; empty: any node
     scaling: Scaling | None = None  # None: `replicas` run, always; else that many at first
+    fetch: str = ""  # JSON of a `target.Order`: the model to fetch when a replica starts; empty: none
     only_up: bool = False  # with `scaling`: no replica is taken away for now
 
 

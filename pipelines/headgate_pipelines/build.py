@@ -36,7 +36,7 @@ def perform(work: Mapping[str, Any], *, fetch: Fetch) -> dict[str, Any]:
 
     Args:
         work: `builds`: revision, source, files_url of each; `interpreters`; `catalogues`; `data` unless $HEADGATE_DATA
-            says it.
+            says it; `models`: `init` where replicas fetch the models of catalogues themselves.
         fetch: downloads a path of the control API into a file.
     Returns:
         `{"artifacts": {revision: artifact}}`, or `{"failed": {revision: finding}}` at the first that cannot be built.
@@ -45,6 +45,8 @@ def perform(work: Mapping[str, Any], *, fetch: Fetch) -> dict[str, Any]:
     """
     data = _data(work)
     builder = _builder(data, work.get("interpreters") or {})
+    if work.get("models") == "init" and hasattr(builder, "apart"):
+        builder.apart = True
     catalogues = {name: codec.decode(CatalogueSource, one) for name, one in (work.get("catalogues") or {}).items()}
     artifacts: dict[str, Any] = {}
     for one in work.get("builds") or ():
@@ -98,7 +100,8 @@ def _build(
         except ValueError as error:
             raise SpecError(_refused(url, error)) from error
         archive.unlink()
-        _add_model(data, source, catalogues, files)
+        if not getattr(builder, "apart", False):
+            _add_model(data, source, catalogues, files)
         return builder.build(source, files, log_of(data, source))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

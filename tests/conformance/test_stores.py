@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import mlflowserver
 import registryserver
 import s3server
 from headgate.ports import Catalogue, Secrets
@@ -99,3 +100,28 @@ def test_models_in_a_registry(check: Check[CatalogueCase], registry: registryser
     (tmp_path / "into").mkdir()
     catalogue = opened("oci", f"oci+http://{registry.host}/team", tmp_path)
     check(CatalogueCase(catalogue, "churn", "10", tmp_path / "into"))
+
+
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if not mlflowserver.PROGRAM:
+        pytest.skip(mlflowserver.MISSING)
+    with mlflowserver.running(tmp_path_factory.mktemp("mlflow")) as url:
+        for version in range(1, 11):
+            files = {"MLmodel": b"flavors: {}", "data/weights/model.pkl": str(version).encode()}
+            mlflowserver.register(url, "churn", version, files)
+        mlflowserver.alias(url, "churn", "prod", 9)
+        yield url
+
+
+@pytest.mark.parametrize("check", CATALOGUE, ids=str)
+def test_models_in_an_mlflow_registry(check: Check[CatalogueCase], mlflow: str, tmp_path: Path) -> None:
+    check(CatalogueCase(opened("mlflow", mlflow, tmp_path), "churn", "10", tmp_path))
+
+
+def test_an_alias_of_mlflow_is_a_label(mlflow: str, tmp_path: Path) -> None:
+    catalogue = opened("mlflow", mlflow, tmp_path)
+    pin = catalogue.pin("azureml:churn@prod")
+    assert pin.version == "9"
+    catalogue.fetch(pin, tmp_path)
+    assert (tmp_path / "data/weights/model.pkl").read_bytes() == b"9"

@@ -91,6 +91,22 @@ def test_an_image_has_model_and_code_where_a_replica_looks_for_them(
     assert config["config"]["Cmd"][0] == "/opt/headgate/venv/bin/python"
 
 
+def test_a_model_that_replicas_fetch_is_not_in_the_image_but_its_place_is(
+    server: registryserver.Registry, builder: OciBuilder, files: Path, log: Path
+) -> None:
+    pin = ModelPin("churn", "7", None, ".catalogue/lake/churn/7", "d" * 64)
+    asked = replace(source(), model=pin)
+    builder.apart = True
+    made = builder.build(asked, files, log)
+    assert made.apart
+    _, (code,) = content(server, made.image)
+    assert json.loads(code["opt/headgate/bundle/bundle.json"])["model"] == "models/churn/7"
+    assert builder.find(asked) == made
+    assert not builder.build(source(), files, log).apart, "a model of the repo is in the image all the same"
+    builder.apart = False
+    assert builder.find(asked) is None, "the one without its model is not taken for the one that has it"
+
+
 def test_what_was_built_is_found_by_asking_once_and_nothing_is_pushed_again(
     server: registryserver.Registry, builder: OciBuilder, files: Path, log: Path
 ) -> None:

@@ -161,3 +161,34 @@ def test_pods_that_are_lost_one_after_the_other_are_given_up() -> None:
     )
     assert pods.missing(deployment(), [evicted] * 3, NOW, Patience())[0] is FAILED
     assert pods.missing(deployment(AVAILABLE), [evicted] * 3, NOW, Patience())[0] is STARTING
+
+
+def fetching(state: dict[str, Any], last: dict[str, Any] | None = None, restarts: int = 0) -> dict[str, Any]:
+    status = waiting("PodInitializing", "")
+    one = {"name": "storage-initializer", "state": state, "lastState": last or {}, "restartCount": restarts}
+    return {**status, "initContainerStatuses": [one]}
+
+
+GONE = {"exitCode": 1, "message": "Traceback\nheadgate: the model churn:7 cannot be had: it is not what was pinned\n"}
+RETRIES = {"waiting": {"reason": "CrashLoopBackOff"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "words"),
+    [
+        pytest.param(fetching({"running": {}}), STARTING, "its model is being fetched", id="runs"),
+        pytest.param(fetching({"terminated": GONE}), RESTARTING, "code 1: the model churn:7", id="failed"),
+        pytest.param(fetching(RETRIES, {"terminated": GONE}, 1), RESTARTING, "the model churn:7", id="waits"),
+        pytest.param(fetching({"running": {}}, {"terminated": GONE}, 1), STARTING, "the model churn:7", id="again"),
+        pytest.param(fetching(RETRIES, {"terminated": GONE}, 2), FAILED, "the model churn:7", id="third"),
+        pytest.param(fetching({"terminated": {"exitCode": 0}}), STARTING, "", id="fetched"),
+        pytest.param(fetching({"waiting": {"reason": "PodInitializing"}}), STARTING, "", id="not yet"),
+    ],
+)
+def test_a_model_that_cannot_be_fetched_is_told_with_the_end_of_its_log(
+    status: dict[str, Any], state: ReplicaState, words: str
+) -> None:
+    found = seen(status)
+    assert (found.state, words in found.message) == (state, True), found
+    assert found.logs["storage-initializer"] == found.logs["inference-server"]
+    assert "storage-initializer" not in seen(running()).logs

@@ -167,3 +167,32 @@ def test_a_replica_goes_after_twenty_looks(interval_s: int, calm_s: int) -> None
 def test_a_budget_goes_by_the_least_that_may_run(least: int) -> None:
     kinds = [kind for kind, _ in render.beside(replace(SCALED, replicas=3, scaling=Scaling(least, 4)), "uid-1")]
     assert (DISRUPTION_BUDGET in kinds) == (least > 1)
+
+
+ORDER = '{"into":"/opt/headgate/bundle/models/churn/7"}'
+
+
+def test_a_model_is_fetched_by_a_container_before_the_server_starts() -> None:
+    large = replace(LARGE, fetch=ORDER)
+    spec = render.deployment(large, render.Shelves("lakes", "models"))["spec"]["template"]["spec"]
+    (initializer,), (server,) = spec["initContainers"], spec["containers"]
+    assert (initializer["name"], initializer["image"]) == ("storage-initializer", server["image"])
+    assert initializer["securityContext"] == server["securityContext"]
+    assert initializer["resources"]["limits"] == {"cpu": "4000m", "memory": "14336Mi"}, "a GPU is not held meanwhile"
+    assert {"name": "HEADGATE_FETCH", "value": ORDER} in initializer["env"]
+    mounts = {m["mountPath"]: m.get("readOnly", False) for m in initializer["volumeMounts"]}
+    assert mounts == {
+        "/opt/headgate/bundle/models": False,
+        "/tmp": False,
+        "/var/run/secrets/headgate/catalogues": True,
+        "/mnt/headgate/models": True,
+    }
+    theirs = {m["mountPath"]: m.get("readOnly", False) for m in server["volumeMounts"]}
+    assert theirs["/opt/headgate/bundle/models"]
+    assert not {"/var/run/secrets/headgate/catalogues", "/mnt/headgate/models"} & set(theirs), "no credentials there"
+
+
+def test_without_one_a_pod_has_neither_container_nor_volumes_for_it() -> None:
+    with_shelves = render.deployment(PLAIN, render.Shelves("lakes", "models"))
+    assert with_shelves == render.deployment(PLAIN)
+    assert render.shape(replace(PLAIN, fetch=ORDER)) != render.shape(PLAIN)

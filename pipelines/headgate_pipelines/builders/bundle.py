@@ -116,7 +116,7 @@ def model_of(source: Source, files: Path) -> Part | None:
         return None
     path = model.source.path if model.source else model.catalogue
     origin = _inside(files, path)
-    place = _model_place(model) if model.catalogue else f"{_model_place(model)}/{_part(origin.name)}"
+    place = model_place(model) if model.catalogue else f"{model_place(model)}/{_part(origin.name)}"
     return Part(_there(origin, path), place)
 
 
@@ -125,13 +125,14 @@ def manifest(source: Source, code: Part | None, model: Part | None) -> dict[str,
     return {
         "code": code.place if code else "",
         "scoring_script": source.scoring_script,
-        "model": _model_place(source.model) if source.model and model else None,
+        "model": model_place(source.model) if source.model and model else None,
         "environment": source.environment.digest,
         "digest": codec.digest(source),
     }
 
 
-def _model_place(model: ModelPin) -> str:
+def model_place(model: ModelPin) -> str:
+    """Its folder in the bundle: what AZUREML_MODEL_DIR becomes."""
     return f"models/{_part(model.name)}/{_part(model.version)}"
 
 

@@ -33,6 +33,8 @@ PATIENCE = Patience()
 START_S = 20.0  # to see the cluster first
 SCALE = "headgate-scale"  # field manager that holds `replicas` for an autoscaler while we let go of it
 DRIFT_S = 2.0  # least time between two repairs of one Deployment
+CATALOGUE_SECRET = "HEADGATE_CATALOGUE_SECRET"  # name of the Secret with credentials of catalogues
+CATALOGUE_CLAIM = "HEADGATE_CATALOGUE_CLAIM"  # claim of the volume that holds models
 PULL_SECRET = "HEADGATE_IMAGE_PULL_SECRET"  # name of the Secret that replicas' images are pulled with
 
 
@@ -58,7 +60,9 @@ class KubernetesPlatform:
         self._cluster = cluster or Cluster.connect()
         self._on_change = on_change
         self._patience = patience
-        self._pull_secret = (os.environ if environ is None else environ).get(PULL_SECRET, "")
+        environ = os.environ if environ is None else environ
+        self._pull_secret = environ.get(PULL_SECRET, "")
+        self._shelves = render.Shelves(environ.get(CATALOGUE_SECRET, ""), environ.get(CATALOGUE_CLAIM, ""))
         self._clock = clock
         self._lock = threading.RLock()
         self._asked: dict[Key, Workload] = {}
@@ -137,10 +141,10 @@ class KubernetesPlatform:
         return sorted(seen, key=lambda r: (r.revision, r.purpose, r.index))
 
     def logs(self, replica: Replica, *, follow: bool = False, kind: str = "inference-server") -> Iterator[bytes]:
-        """What a replica's container writes. Its image holds its model, so there is no storage-initializer to read."""
-        pod = replica.logs.get(kind, "")
+        """What a replica's container writes. `storage-initializer`: where it fetches its model itself."""
+        pod, container = replica.logs.get(kind, ""), render.INITIALIZER if kind == render.INITIALIZER else render.MODEL
         if pod:
-            yield from (line + b"\n" for line in self._cluster.logs(pod, render.MODEL, follow=follow))
+            yield from (line + b"\n" for line in self._cluster.logs(pod, container, follow=follow))
 
     def service(self, endpoint: str, revision: str) -> str:
         """Where routers find a revision's replicas themselves."""
@@ -346,7 +350,7 @@ class KubernetesPlatform:
         if known is None or drifted or render.shape_of(known) != render.shape(w):
             if known is not None and w.scaling is not None:
                 self._let_scale(known)
-            made = self._cluster.apply(DEPLOYMENT, render.deployment(w))
+            made = self._cluster.apply(DEPLOYMENT, render.deployment(w, self._shelves))
         else:
             made = known
         made = self._scale(made, w, w.replicas if known is None else None)

@@ -16,6 +16,7 @@ from headgate.workload import READY_PATH, Purpose, Replica, ReplicaState
 from headgate_controllers.platforms.kubernetes.render import (
     DEPLOYMENT,
     ENDPOINT,
+    INITIALIZER,
     MODEL,
     PATIENCE,
     PORT,
@@ -111,6 +112,7 @@ def replica(pod: Object, index: int, now: float, patience: Patience, *, ever_rea
     container = _container(status)
     state, message = _judged(pod, container, now, patience, ever_ready)
     labels = pod["metadata"]["labels"]
+    kinds = ("inference-server", *([INITIALIZER] if _initializer(status) else ()))
     listens = "running" in (container.get("state") or {}) and status.get("podIP")
     return Replica(
         endpoint=labels[ENDPOINT],
@@ -122,7 +124,7 @@ def replica(pod: Object, index: int, now: float, patience: Patience, *, ever_rea
         address=_address(status["podIP"]) if listens else "",
         restarts=int(container.get("restartCount", 0)),
         message=message,
-        logs={"inference-server": pod["metadata"]["name"]},
+        logs=dict.fromkeys(kinds, pod["metadata"]["name"]),
     )
 
 
@@ -137,6 +139,9 @@ def _judged(
     if scheduled.get("status") == "False":
         text = f"no node takes it: {scheduled.get('message', '')}; free some room, or change the instance type"
         return _waits(seconds(scheduled.get("lastTransitionTime")), now, patience.node_s, ever_ready, text)
+    fetching = _fetching(_initializer(pod.get("status") or {}), patience, ever_ready)
+    if fetching is not None:
+        return fetching
     state = container.get("state") or {}
     if "waiting" in state:
         return _waiting(pod, container, now, patience, ever_ready)
@@ -145,6 +150,22 @@ def _judged(
     if "running" in state:
         return _running(pod, container, now, patience, ever_ready)
     return ReplicaState.STARTING, ""
+
+
+def _fetching(initializer: Object, patience: Patience, ever_ready: bool) -> tuple[ReplicaState, str] | None:
+    """None: there is nothing to fetch, it is fetched, or that container has the troubles any other has."""
+    state = initializer.get("state") or {}
+    if not state or state.get("terminated", {}).get("exitCode") == 0:
+        return None
+    last = state.get("terminated") or (initializer.get("lastState") or {}).get("terminated")
+    if "waiting" in state and last is None:
+        return None
+    if last is None:
+        return ReplicaState.STARTING, "its model is being fetched"
+    failed, why = _died(initializer, last, patience, ever_ready)
+    if "running" in state:
+        failed = ReplicaState.STARTING
+    return failed, f"its model cannot be fetched: {why}; `--container {INITIALIZER}` has its log"
 
 
 def _waits(since: float, now: float, within_s: float, ever_ready: bool, text: str) -> tuple[ReplicaState, str]:
@@ -242,6 +263,11 @@ def was_available(deployment: Object) -> bool:
 
 def _container(status: Object) -> Object:
     found = [c for c in status.get("containerStatuses") or () if c.get("name") == MODEL]
+    return found[0] if found else {}
+
+
+def _initializer(status: Object) -> Object:
+    found = [c for c in status.get("initContainerStatuses") or () if c.get("name") == INITIALIZER]
     return found[0] if found else {}
 
 

@@ -7,10 +7,26 @@ One Deployment per (endpoint, revision, purpose); what stands beside it belongs 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from headgate import codec
-from headgate.workload import ADDRESS, CPUS, READY_PATH, REPLICA, Probe, Purpose, Scaling, Workload, object_name
+from headgate.workload import (
+    ADDRESS,
+    CPUS,
+    FETCH,
+    IMAGE_BUNDLE,
+    IMAGE_PYTHON,
+    MODELS_FOLDER,
+    READY_PATH,
+    REPLICA,
+    Probe,
+    Purpose,
+    Scaling,
+    Workload,
+    object_name,
+)
+from headgate_kit.catalogue import ENV_CREDENTIALS
 from headgate_kit.kube import Kind
 from headgate_kit.kube.kinds import AUTOSCALER, DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE
 
@@ -24,6 +40,7 @@ BESIDE = f"{GROUP}/beside"  # annotation: digest of what stands beside it, once 
 SCALED = f"{GROUP}/scaled"  # annotation: an autoscaler may stand beside it
 PATIENCE = f"{GROUP}/ready-within-s"  # annotation of a pod: it is given up when it never was ready by then
 MODEL = "model"  # value of PART, and the container's name
+INITIALIZER = "storage-initializer"  # the container that fetches a model, as Azure calls its log
 OURS = f"{PART}={MODEL}"  # selects what this platform made
 
 PORT = 8080
@@ -33,7 +50,16 @@ LINGER_S = 5  # before SIGTERM: routers see `terminating` within 1 s and send no
 GRACE_S = 45  # LINGER_S, the front's own drain of 30 s, and some
 NODE_LOST_S = 30  # a pod of a node that is silent is replaced after it; Kubernetes itself waits 300
 CALM_LOOKS, CALM_S = 20, (60, 3600)  # of polling_interval until a replica goes; within these, for a model takes a while
+CREDENTIALS = "/var/run/secrets/headgate/catalogues"
 WRITABLE = ("/tmp", FOLDER)  # all else of a replica's file system is read-only
+
+
+@dataclass(frozen=True, slots=True)
+class Shelves:
+    """What a replica reads models of catalogues with; empty: nothing."""
+
+    secret: str = ""  # with their credentials
+    claim: str = ""  # of the volume that is one
 
 
 def labels(w: Workload) -> dict[str, str]:
@@ -71,7 +97,8 @@ def shape(w: Workload) -> str:
     """
     probes = [_numbers(w.liveness), _numbers(w.readiness)]
     size = [w.memory_mb, w.cpus, w.gpus, w.gpu_resource if w.gpus else "", w.node_pool]
-    return codec.digest([w.image, probes, size])[:16]
+    fetched = [w.fetch] if w.fetch else []  # a catalogue that moved: the next replica must find it
+    return codec.digest([w.image, probes, size, *fetched])[:16]
 
 
 def shape_of(item: Object) -> str:
@@ -83,7 +110,7 @@ def _numbers(p: Probe) -> list[int]:
     return [p.initial_delay_s, p.period_s, p.timeout_s, p.success_threshold, p.failure_threshold]
 
 
-def deployment(w: Workload) -> Object:
+def deployment(w: Workload, shelves: Shelves = Shelves()) -> Object:
     """Without `replicas` where an autoscaler decides on them: an apply would take them from it."""
     match_labels = selector(w.endpoint, w.revision, w.purpose)
     return {
@@ -100,7 +127,7 @@ def deployment(w: Workload) -> Object:
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
                 "metadata": {"labels": labels(w), "annotations": {PATIENCE: str(ready_within_s(w.readiness))}},
-                "spec": _pod(w, match_labels),
+                "spec": _pod(w, match_labels, shelves),
             },
         },
     }
@@ -110,7 +137,7 @@ def ready_within_s(probe: Probe) -> int:
     return probe.initial_delay_s + probe.period_s * probe.failure_threshold
 
 
-def _pod(w: Workload, match_labels: Mapping[str, str]) -> Object:
+def _pod(w: Workload, match_labels: Mapping[str, str], shelves: Shelves) -> Object:
     spec: Object = {
         "serviceAccountName": account_name(w.endpoint),
         "automountServiceAccountToken": False,
@@ -138,7 +165,42 @@ def _pod(w: Workload, match_labels: Mapping[str, str]) -> Object:
     }
     if w.node_pool:
         spec["nodeSelector"] = {POOL: w.node_pool}
+    if w.fetch:
+        _add_initializer(spec, w, shelves)
     return spec
+
+
+def _add_initializer(spec: Object, w: Workload, shelves: Shelves) -> None:
+    """Runs in the model's own image, which is pinned: it changes when the revision does."""
+    env = [{"name": FETCH, "value": w.fetch}, {"name": "HOME", "value": "/tmp"}]
+    mounts: list[Object] = [
+        {"name": "model", "mountPath": f"{IMAGE_BUNDLE}/models"},
+        {"name": "tmp", "mountPath": "/tmp"},
+    ]
+    spec["volumes"].append({"name": "model", "emptyDir": {}})
+    spec["containers"][0]["volumeMounts"].append({**mounts[0], "readOnly": True})
+    if shelves.secret:
+        spec["volumes"].append({"name": "catalogues", "secret": {"secretName": shelves.secret, "defaultMode": 0o440}})
+        mounts.append({"name": "catalogues", "mountPath": CREDENTIALS, "readOnly": True})
+        env.append({"name": ENV_CREDENTIALS, "value": CREDENTIALS})
+    if shelves.claim:
+        claim = {"claimName": shelves.claim, "readOnly": True}
+        spec["volumes"].append({"name": "models", "persistentVolumeClaim": claim})
+        mounts.append({"name": "models", "mountPath": MODELS_FOLDER, "readOnly": True})
+    size = _resources(w)
+    kept = {part: {k: v for k, v in of.items() if k in ("cpu", "memory")} for part, of in size.items()}
+    spec["initContainers"] = [
+        {
+            "name": INITIALIZER,
+            "image": w.image,
+            "command": [IMAGE_PYTHON, "-P", "-m", "headgate_pipelines.initializer"],
+            "env": env,
+            "resources": kept,
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "securityContext": dict(SECURITY),
+            "volumeMounts": mounts,
+        }
+    ]
 
 
 def _container(w: Workload) -> Object:
@@ -153,13 +215,16 @@ def _container(w: Workload) -> Object:
         "livenessProbe": _liveness(w.liveness),
         "lifecycle": {"preStop": {"sleep": {"seconds": LINGER_S}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",  # the log's end is then part of the pod's status
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": dict(SECURITY),
         "volumeMounts": [{"name": _volume(path), "mountPath": path} for path in WRITABLE],
     }
+
+
+SECURITY: Mapping[str, Any] = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 
 
 def _environment(w: Workload) -> dict[str, str]:

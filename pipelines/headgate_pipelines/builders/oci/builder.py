@@ -18,7 +18,7 @@ from pathlib import Path
 
 from headgate import codec
 from headgate.findings import Finding, Place, TerminalError
-from headgate.target import EnvironmentPin, Source
+from headgate.target import EnvironmentPin, Source, catalogue_of
 from headgate.workload import IMAGE_BUNDLE, IMAGE_ENVIRONMENT, IMAGE_PYTHON, Artifact
 from headgate_kit.files import write_json
 from headgate_kit.layout import DataFolder
@@ -77,6 +77,7 @@ class OciBuilder:
     def __init__(
         self, data: DataFolder, interpreters: Mapping[str, str] | None = None, environ: Mapping[str, str] | None = None
     ) -> None:
+        self.apart = False  # True: models of catalogues stay out of images; replicas fetch them
         environ = os.environ if environ is None else environ
         self._settings = Settings.read(environ)
         self._logins = credentials.read(environ)
@@ -100,19 +101,27 @@ class OciBuilder:
             if found is not None:
                 return found
             work = Work(self._settings, ours, theirs, self._environments, Journal(log), Path(scratch))
-            digest, environment = work.build(source, files)
-        return self._artifact(codec.digest(source), digest, environment)
+            digest, environment = work.build(source, files, self._tag(source), apart=self._without(source))
+        return self._artifact(source, digest, environment)
+
+    def _without(self, source: Source) -> bool:
+        return self.apart and source.model is not None and bool(catalogue_of(source.model))
+
+    def _tag(self, source: Source) -> str:
+        """One that is told to be without its model is another image than the one that has it."""
+        return codec.digest(source) + ("-apart" if self._without(source) else "")
 
     def _find(self, registry: Registry, source: Source) -> Artifact | None:
-        digest = codec.digest(source)
-        found = registry.manifest(self._settings.name, digest)
+        found = registry.manifest(self._settings.name, self._tag(source))
         if found is None:
             return None
         said = image.notes(found.content)
-        return self._artifact(digest, found.digest, said[ENVIRONMENT]) if said.get(SOURCE) == digest else None
+        ours = said.get(SOURCE) == codec.digest(source)
+        return self._artifact(source, found.digest, said[ENVIRONMENT]) if ours else None
 
-    def _artifact(self, source: str, digest: str, environment: str) -> Artifact:
-        return Artifact(source, IMAGE_BUNDLE, environment, f"{self._settings.host}/{self._settings.name}@{digest}")
+    def _artifact(self, source: Source, digest: str, environment: str) -> Artifact:
+        reference = f"{self._settings.host}/{self._settings.name}@{digest}"
+        return Artifact(codec.digest(source), IMAGE_BUNDLE, environment, reference, self._without(source))
 
     def _open(self, host: str) -> Registry:
         ours = host == self._settings.host
@@ -135,9 +144,14 @@ class Work:
     journal: Journal
     scratch: Path
 
-    def build(self, source: Source, files: Path) -> tuple[str, str]:
-        """The digest of the image's manifest, and where its environment is."""
-        code, model = bundle.code_of(source, files), bundle.model_of(source, files)  # the author's errors come first
+    def build(self, source: Source, files: Path, tag: str, *, apart: bool) -> tuple[str, str]:
+        """The digest of the image's manifest, and where its environment is.
+
+        Args:
+            apart: without the model, which is not among the files.
+        """
+        # The author's errors come first.
+        code, model = bundle.code_of(source, files), None if apart else bundle.model_of(source, files)
         base = self._base()
         self._share(base)
         layers = []
@@ -146,11 +160,14 @@ class Work:
             layers.append(self._environment(source.environment, base))
         if model:
             layers.append(self._bundle("model", [model], MODEL_LEVEL))
-        write_json(self.scratch / bundle.MANIFEST, bundle.manifest(source, code, model), mode=0o644)
+        said = bundle.manifest(source, code, model)
+        if apart and source.model is not None:
+            said["model"] = bundle.model_place(source.model)
+        write_json(self.scratch / bundle.MANIFEST, said, mode=0o644)
         own = [*([code] if code else []), bundle.Part(self.scratch / bundle.MANIFEST, bundle.MANIFEST)]
         layers.append(self._bundle("code", own, CODE_LEVEL))
-        digest = codec.digest(source)
-        pushed = self._push(base, layers, {SOURCE: digest, BASE: base.digest, ENVIRONMENT: environment}, digest)
+        notes = {SOURCE: codec.digest(source), BASE: base.digest, ENVIRONMENT: environment}
+        pushed = self._push(base, layers, notes, tag)
         self.journal.say(f"image {self.settings.host}/{self.settings.name}@{pushed}")
         return pushed, environment
 
