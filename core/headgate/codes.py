@@ -46,6 +46,8 @@ FIELDS: Mapping[str, Entry] = {
     "policy-rule": ("A rule of policies/ does not compile, or there are too many.",
                     "Correct it: nothing is let in past it."),
     "swap-blind": ("A gate compares, and a swap leaves it nothing to compare with.", "Give it an absolute limit."),
+    "dataplane-lacks": ("The routers' data path does not give what a gate or an endpoint asks for.",
+                        "Start routers with `--dataplane builtin`, or do without: docs/envoy.md says what is missing."),
     "gate-idle": ("A gate judges in no phase of this rollout, so it stops nothing.",
                   "Give the rollout that phase (`mirror: {percent: 20}`), or the gate other `phases`."),
     "metric-source": ("A gate names a metric source that headgate.yml does not have.",

@@ -44,6 +44,7 @@ def read_settings(document: Document) -> tuple[Settings, tuple[Finding, ...]]:
         catalogues={name: _catalogue(item) for name, item in (values.get("catalogues") or {}).items()},
         models=values.get("models", Settings().models).lower(),
         capacity=values.get("capacity", Settings().capacity).lower(),
+        dataplane=(values.get("router") or {}).get("dataplane", Settings().dataplane).lower(),
         removal_grace_s=seconds(values.get("removal_grace", "10m")),
         oidc=_issuer(values["oidc"]) if values.get("oidc") else None,
         metrics={name: _source(item) for name, item in (values.get("metrics") or {}).items()},

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headgate.findings import Finding, Severity, in_order
-from headgate.gateblocks import place_of
+from headgate.gateblocks import SETTINGS, place_of
 from headgate.params import parse
 from headgate.ports import Tree
 from headgate.process import Process
-from headgate.reading import Reading
+from headgate.reading import Reading, read_settings
 from headgate.surge import SWAP
+from headgate_policies.gates.stream import StreamGate
 from headgate_policies.judge import resolve
 
 
@@ -50,6 +51,21 @@ def blind(process: Process, gates: Mapping[str, Any]) -> Iterator[tuple[str, str
             yield name, limit
 
 
+ENVOY = "envoy"  # the data path that keeps no answers and times no events
+KEPT_ANSWERS = ("pairs", "echo")  # kinds of needs
+
+
+def starved(process: Process, gates: Mapping[str, Any]) -> Iterator[str]:
+    """Each gate that could only hold its step until `max_soak`, for Envoy gives it nothing to judge."""
+    for name, data in sorted(process.gates.items()):
+        resolved = resolve(name, gates)
+        params = parse(resolved[0].params, {**resolved[1], **data})[0] if resolved else None
+        if resolved is None or params is None:
+            continue
+        if isinstance(resolved[0], StreamGate) or any(n.kind in KEPT_ANSWERS for n in resolved[0].needs(params)):
+            yield name
+
+
 def check(reading: Reading, tree: Tree, gates: Mapping[str, Any]) -> tuple[Finding, ...]:
     """Warnings, for the gates that somebody wrote down; those of the built-in default are nobody's word.
 
@@ -65,7 +81,25 @@ def check(reading: Reading, tree: Tree, gates: Mapping[str, Any]) -> tuple[Findi
             message = f"gate `{name}` is never asked: this rollout has no phase {' or '.join(wanted)}"
             why, fix = "it would stop nothing", "give the rollout that phase, or take the gate out"
             found.append(Finding("gate-idle", message, why, fix, place, Severity.WARNING))
+    if _dataplane(tree) == ENVOY:
+        found += [_starved(reading, tree, name) for name in starved(reading.target.process, gates)]
     return in_order(found)
+
+
+def _dataplane(tree: Tree) -> str:
+    """As headgate.yml says; one that cannot be read has its own findings."""
+    return read_settings(tree)[0].dataplane if tree.object_id(SETTINGS) is not None else ""
+
+
+def _starved(reading: Reading, tree: Tree, name: str) -> Finding:
+    return Finding(
+        "dataplane-lacks",
+        f"gate `{name}` gets nothing to judge from routers with `dataplane: envoy`",
+        "they keep no answers and time no events: the gate would hold its step until `max_soak`, then fail",
+        "name the `gates:` without it, or start the routers with `--dataplane builtin`",
+        place_of(sorted(reading.files), tree, name),
+        Severity.WARNING,
+    )
 
 
 def _blind(reading: Reading, tree: Tree, name: str, limit: str) -> Finding:

@@ -10,8 +10,10 @@ from headgate_kit.worktree import WorkTree
 from headgate_policies.gates.error_rate import gate as error_rate
 from headgate_policies.gates.manual import gate as manual
 from headgate_policies.gates.metric import gate as metric
+from headgate_policies.gates.mirror_diff import gate as mirror_diff
 from headgate_policies.gates.shape import gate as shape
-from headgate_policies.idle import blind, check, idle, kinds
+from headgate_policies.gates.stream import gate as stream
+from headgate_policies.idle import blind, check, idle, kinds, starved
 
 GATES = {"error-rate": error_rate, "manual": manual, "metric": metric, "schema": shape}
 NO_MIRROR = MirrorPhase(percent=0)
@@ -74,3 +76,34 @@ def test_a_gate_that_somebody_wrote_down_is_warned_of(tmp_path: Path) -> None:
 def test_a_swap_leaves_a_gate_nothing_to_compare_with(gate: dict[str, object], expected: list[object]) -> None:
     assert list(blind(Process(capacity="swap", gates=gate), GATES)) == expected  # type: ignore[arg-type]
     assert list(blind(Process(gates=gate), GATES)) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"error-rate": {}, "manual": {}}, []),
+        ({"schema": {}, "error-rate": {}, "mirror-diff": {}}, ["mirror-diff", "schema"]),
+        ({"stream": {}}, ["stream"]),
+        ({"unknown": {}}, []),
+    ],
+    ids=["counts", "answers", "events", "broken-elsewhere"],
+)
+def test_gates_that_judge_answers_or_events_starve_beside_envoy(
+    asked: dict[str, dict[str, str]], expected: list[str]
+) -> None:
+    gates = {**GATES, "mirror-diff": mirror_diff, "stream": stream}
+    assert list(starved(Process(gates=asked), gates)) == expected
+
+
+@pytest.mark.parametrize(("dataplane", "codes"), [("envoy", ["dataplane-lacks"]), ("builtin", [])])
+def test_who_says_that_routers_run_beside_envoy_is_warned_also_of_default_gates(
+    tmp_path: Path, dataplane: str, codes: list[str]
+) -> None:
+    folder = tmp_path / "endpoints/fraud"
+    folder.mkdir(parents=True)
+    (folder / "endpoint.yml").write_text("name: fraud\nauth_mode: key\ntraffic: {}\n")
+    (tmp_path / "headgate.yml").write_text(f"router: {{dataplane: {dataplane}}}\n")
+    tree = WorkTree(tmp_path)
+    read = reading.read_all(tree, reading.read_settings(tree)[0])["fraud"]
+    found = check(read, tree, {**GATES, "mirror-diff": mirror_diff})
+    assert [(one.code, one.is_error) for one in found] == [(code, False) for code in codes]
