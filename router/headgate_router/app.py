@@ -24,6 +24,7 @@ from headgate_router.upstream import Ask, Message
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Said = dict[int | str, dict[str, Any]]  # what FastAPI takes as answers of a path
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SWAGGER_TIMEOUT_S = 2.0
@@ -69,8 +70,10 @@ def build(routes: Routes, collector: Collector, unready: Callable[[], str] = lam
         """The process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["health"])
-    @app.get("/healthz/ready", tags=["health"])
+    unready_says: Said = {503: {"description": "no new caller should come here; `status` says why"}}
+
+    @app.get("/readyz", tags=["health"], responses=unready_says)
+    @app.get("/healthz/ready", tags=["health"], responses=unready_says)
     async def readyz(response: Response) -> dict[str, Any]:
         """It serves by a table, and is not about to end."""
         table = routes.table
@@ -85,7 +88,10 @@ def build(routes: Routes, collector: Collector, unready: Callable[[], str] = lam
         """This worker's counters, in Prometheus' text format."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/endpoints/{name}/swagger.json", tags=["endpoints"])
+    refused = (refusals.UNAUTHORIZED, refusals.NO_ENDPOINT, refusals.NO_ISSUER)
+    says: Said = {refusal.status: {"description": refusal.message} for refusal in refused}
+
+    @app.get("/endpoints/{name}/swagger.json", tags=["endpoints"], responses=says)
     async def swagger(name: str, request: Request) -> Response:
         """How to call an endpoint: its model's own document, or one made from the route."""
         live = routes.find(name)

@@ -13,6 +13,7 @@ from headgate import codec
 from headgate.control import OperatorAction
 from headgate_controllers.controller import Controller, NotFoundError
 
+LAST = 2**62  # events a record can number
 ACTIONS = ("pause", "resume", "promote", "abort", "rollback", "approve", "reject")
 
 
@@ -51,14 +52,18 @@ def routes(controller: Controller) -> APIRouter:
         return _json(controller.capacity.space(name))
 
     @api.get("/events")
-    def events(endpoint: str = "", after: int = 0, limit: Annotated[int, Query(le=5_000)] = 500) -> Response:
+    def events(
+        endpoint: str = "",
+        after: Annotated[int, Query(ge=0, le=LAST)] = 0,
+        limit: Annotated[int, Query(ge=1, le=5_000)] = 500,
+    ) -> Response:
         found = controller.record.events(endpoint or None, after=after, limit=limit)
         data = [{"id": number, **codec.to_data(event)} for number, event in found]
         return _json({"events": data, "next": data[-1]["id"] if data else after})
 
     @api.post("/endpoints/{name}/keys/rotate")
     async def rotate(name: str, request: Request) -> Response:
-        which = (await request.json()).get("which", "")
+        which = (await _body(request)).get("which", "")
         if which not in ("primary", "secondary", "signing"):
             raise HTTPException(422, "which: primary, secondary or signing")
         return _json(await run_in_threadpool(_found, controller.rotate, name, which))
@@ -66,7 +71,7 @@ def routes(controller: Controller) -> APIRouter:
     @api.post("/endpoints/{name}/token")
     async def token(name: str, request: Request) -> Response:
         """A signed token for callers of this endpoint: {ttl_s, who} -> {token, expires_at}."""
-        asked = await request.json()
+        asked = await _body(request)
         ttl_s, who = asked.get("ttl_s", 3600), str(asked.get("who", ""))[:200]
         if not isinstance(ttl_s, int):
             raise HTTPException(422, "ttl_s: whole seconds")
@@ -101,17 +106,26 @@ def routes(controller: Controller) -> APIRouter:
 
     @api.post("/sync")
     async def sync(request: Request) -> Response:
-        accepted = str((await request.json()).get("accept", ""))
+        accepted = str((await _body(request)).get("accept", ""))
         await run_in_threadpool(controller.sync, accepted)
         return _json({"message": f"looking again{', accepting ' + accepted if accepted else ''}"})
 
     @api.post("/shutdown")
     async def shutdown(request: Request) -> Response:
-        replicas = bool((await request.json()).get("replicas", False))
+        replicas = bool((await _body(request)).get("replicas", False))
         await run_in_threadpool(controller.shut_down, replicas)
         return _json({"message": "stopping"})
 
     return api
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """A JSON object; nothing is an empty one. Raises HTTPException 422."""
+    try:
+        found: dict[str, Any] = codec.decode(dict, await request.body() or b"{}")
+    except codec.CodecError as error:
+        raise HTTPException(422, str(error)) from error
+    return found
 
 
 def _found(call: Any, *arguments: Any) -> Any:
