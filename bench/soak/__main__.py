@@ -44,7 +44,6 @@ class Asked:
     callers: int = 2  # processes
     connections: int = 8  # of each
     fault_every_s: float = 1.0
-    grace_s: float = 4.0  # that a process has to come up before it is struck again
     seconds: float = 1200.0  # at most
 
 
@@ -58,6 +57,7 @@ class Soak:
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     since: dict[str, float] = field(default_factory=dict)  # it was started, or was sent a signal
     ports: dict[str, list[int]] = field(default_factory=dict)  # of replicas
+    acked_then: int = 0  # when the last fault was
 
     def __post_init__(self) -> None:
         self.data = DataFolder(self.root / "data")
@@ -76,7 +76,7 @@ class Soak:
             self.ports.setdefault(name, []).append(port)
             self.keep(f"replica {name} {index}", "bench.soak.replica", port, name)
         groups = [",".join(map(str, self.ports[name])) for name in (*REVISIONS, CANDIDATE)]
-        numbers = (free_port(), self.asked.workers, self.asked.changes)
+        numbers = (free_port(), self.asked.workers)
         self.keep("controller", "bench.soak.controller", self.root, *numbers, *groups)
         fd = self.sock.fileno()
         for index in range(self.asked.workers):
@@ -121,13 +121,14 @@ class Soak:
     # Faults.
 
     def fault(self) -> bool:
-        """The next fault, to the one of its kind that runs longest. False: none has run for long enough."""
+        """The next fault, to the one of its kind that runs longest. False: not everything is up since the last one."""
+        if self.acked <= self.acked_then:  # all workers, and the controller, say that they are
+            return False
         kind, number = FAULTS[self.faults.total() % len(FAULTS)]
         names = [name for name in self.running if name.startswith(kind.partition(" ")[0])]
         name = min(names, key=lambda one: self.since[one])
-        if time.monotonic() - self.since[name] < self.asked.grace_s:
-            return False
         self.since[name] = time.monotonic()
+        self.acked_then = self.acked
         if kind == "worker killed":
             self.kills.append(time.time())
         self.running[name].send_signal(number)

@@ -1,4 +1,4 @@
-"""The controller's half of the exchange, alone; argv: ROOT PORT WORKERS CHANGES, then PORT,PORT of each revision.
+"""The controller's half of the exchange, alone; argv: ROOT PORT WORKERS, then PORT,PORT of each revision.
 
 Record, generations and table are the real ones, and so survive a `kill -9`; what moves the shares is a loop instead of
 rollouts: a change is made when every worker has acked the one before. The generation that all have acked stands in the
@@ -12,7 +12,6 @@ import hashlib
 import json
 import mmap
 import sys
-import time
 from pathlib import Path
 
 import uvloop
@@ -31,10 +30,9 @@ LEAST_S = 0.05  # between two changes
 
 
 class Controller:
-    def __init__(self, root: Path, workers: int, changes: int, ports: list[list[int]]) -> None:
+    def __init__(self, root: Path, workers: int, ports: list[list[int]]) -> None:
         self._routes = Routes(SqliteRecord(root / "record.db"))
         self._workers = workers
-        self._changes = changes
         self._ports = ports
         self._acked: dict[str, int] = {}
         self._news = asyncio.Event()
@@ -43,11 +41,9 @@ class Controller:
             self._shown = mmap.mmap(file.fileno(), 8)
 
     async def change(self) -> None:
-        """Until every change is made."""
+        """For ever."""
         while True:
             generation = self._routes.table.generation
-            if generation > self._changes:
-                return
             if generation:
                 await self._all.wait()
             self._all.clear()
@@ -100,19 +96,17 @@ class Controller:
                 self._all.set()
 
 
-async def main(root: Path, port: int, workers: int, changes: int, ports: list[list[int]]) -> None:
-    controller = Controller(root, workers, changes, ports)
+async def main(root: Path, port: int, workers: int, ports: list[list[int]]) -> None:
+    controller = Controller(root, workers, ports)
     server = await asyncio.start_server(controller.serve, "127.0.0.1", port, limit=1 << 24)
     data = DataFolder(root / "data")
     data.control.write_text(json.dumps({"url": f"http://127.0.0.1:{port}", "pid": 1}))
     print("ready", flush=True)
-    began = time.monotonic()
     await controller.change()
-    print(f"changed {time.monotonic() - began:.1f}", flush=True)
-    await server.serve_forever()
+    server.close()
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        listed = [[int(port) for port in group.split(",")] for group in sys.argv[5:]]
-        runner.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), listed))
+        listed = [[int(port) for port in group.split(",")] for group in sys.argv[4:]]
+        runner.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), listed))
