@@ -357,9 +357,13 @@ class Recorder:
         self._world.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
         self._world.kubectl("wait", "--for=condition=Ready", f"pod/{self._name}", "--timeout=60s")
 
+    def _told(self) -> bool:
+        words = ["kubectl", "-n", self._world.namespace, "exec", self._name, "--", "sh", "-c", "kill -TERM 1"]
+        return subprocess.run(words, capture_output=True, timeout=60, check=False).returncode == 0
+
     def stop(self) -> dict[int, int]:
         """Answers by status; 0: there was none."""
-        self._world.kubectl("exec", self._name, "--", "sh", "-c", "kill -TERM 1")
+        within(60, self._told, "the caller is told to end")  # a kubelet that was just started knows no pods yet
         self._world.kubectl(
             "wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{self._name}", "--timeout=60s", check=False
         )

@@ -68,7 +68,8 @@ class Resources:
         self._lock = threading.Condition()
         self._dirty: OrderedDict[str, None] = OrderedDict()  # names of objects, the longest waiting first
         self._said: list[tuple[str, str, str]] = []  # (endpoint, reason, message): events to tell
-        self._written: dict[tuple[Kind, str], tuple[Object, int]] = {}  # the spec we wrote last, and its generation
+        # The spec we wrote last, its generation, and which object it was.
+        self._written: dict[tuple[Kind, str], tuple[Object, int, str]] = {}
         self._drift: dict[str, tuple[float, str]] = {}  # object name -> when and what
         self._closing = threading.Event()
         self._endpoints = Cache(cluster, ONLINE_ENDPOINT, on_change=self._changed)
@@ -250,11 +251,11 @@ class Resources:
         owner: Mapping[str, Any] | None = None,
     ) -> Object:
         """The object, with this spec."""
-        wrote, generation = self._written.get((kind, name), ({}, 0))
-        if found is not None and found["metadata"]["generation"] < generation:  # our own write has not come back yet
-            found = self._cluster.get(kind, name)
+        wrote, generation, uid = self._written.get((kind, name), ({}, 0, ""))
+        if found is not None and found["metadata"]["generation"] < generation and _uid(found) == uid:
+            raise ConflictError(f"{kind.name} {name}: our own write has not come back yet")
         if found is not None and not projection.differs(spec, found.get("spec")):
-            self._written[kind, name] = spec, found["metadata"]["generation"]
+            self._written[kind, name] = spec, found["metadata"]["generation"], _uid(found)
             return found
         if found is not None and wrote == spec:
             self._put_back(kind, found, endpoint)
@@ -273,7 +274,7 @@ class Resources:
             patch = projection.restored(spec, made.get("spec") or {})
             version = made["metadata"]["resourceVersion"]
             made = self._cluster.patch(kind, name, {"metadata": {"resourceVersion": version}, "spec": patch}) or made
-        self._written[kind, name] = spec, made["metadata"]["generation"]
+        self._written[kind, name] = spec, made["metadata"]["generation"], _uid(made)
         return made
 
     def _put_back(self, kind: Kind, found: Object, endpoint: str) -> None:
@@ -339,3 +340,7 @@ class Resources:
             self._cluster.create(EVENT, body)
         except HeadgateError as error:
             log.info("the event %s of %s is lost: %s", reason, about["name"], error)
+
+
+def _uid(found: Object) -> str:
+    return str(found["metadata"].get("uid", ""))

@@ -27,6 +27,7 @@ WATCH_S = 300  # the server ends a watch after this long; a new one carries on w
 QUIET_S = 150.0  # a watch without a byte for this long is dead: bookmarks come every minute
 MOST_PATIENCE_S = 30.0  # a server that asks for more is asked again all the same
 PAGE = 500  # objects of one page of a list
+CREATED = 201
 VERBS = {"POST": "create", "PUT": "update"}  # of HTTP, as Roles call them; the others are called the same
 MANAGER = "headgate"  # our field manager: fields of others are left alone
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -253,7 +254,6 @@ class Cluster:
         *,
         timeout_s: float | None = TIMEOUT_S,
     ) -> Any:
-        _count(method, path, query or {})
         headers = {"Accept": "application/json", "Content-Type": content}
         request = self._api.param_serialize(
             method,
@@ -268,19 +268,21 @@ class Cluster:
         except client.ApiException as error:
             raise TransientError(f"{method} {path}: {error.reason}") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            _count(method, path, query or {}, 0)
             raise TransientError(f"the API server does not answer: {error}") from error
+        _count(method, path, query or {}, answer.status)
         if answer.status >= 300:
             raise _refusal(answer, f"{method} {path}")
         return answer
 
 
-def _count(method: str, path: str, query: Mapping[str, str]) -> None:
-    """As a Role names it: verb, resource with its subresource, and where it holds."""
+def _count(method: str, path: str, query: Mapping[str, str], status: int) -> None:
+    """As a Role names it: verb, resource with its subresource, and where it holds. An apply may create."""
     parts = path.strip("/").split("/")[3 if path.startswith("/apis/") else 2 :]
     scope = "cluster"
     if parts[:1] == ["namespaces"] and len(parts) > 2:
         parts, scope = parts[2:], "namespace"
-    verb = VERBS.get(method, method.lower())
+    verb = "create" if status == CREATED else VERBS.get(method, method.lower())
     if verb == "get" and len(parts) == 1:
         verb = "watch" if "watch" in query else "list"
     resource = "/".join([*parts[:1], *parts[2:]]) or "server"

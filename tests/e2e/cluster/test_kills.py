@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -19,28 +17,11 @@ from bench.numbers import RESULTS, keep
 
 import machine
 from installation import CLAIMS, Installation, Recorder, within
-from machine import Machine
+from world import PATIENCE_S, World, ready, start
 
 PHASES = ("build", "smoke", "deploy", "mirror", "step", "finalize")
 VICTIMS = ("controller", "router", "kubelet", "op")
-PATIENCE_S = 240.0
 DOWN_S = 4.0  # of a kubelet: whoever watches over it starts it again
-ROLLOUT = "mirror: {percent: 50, soak: 3s}\nsteps: [50, 100]\nsoak: 3s\nmax_soak: 4m\ngates: {error-rate: {}}\n"
-SAMPLE = '{"name": "smoke"}\n'
-# Good enough for its sample request, and wrong for every caller.
-SCORE = """
-import json, os
-
-def init():
-    global word
-    word = os.environ.get("WORD", "hello")
-
-def run(data):
-    name = json.loads(data)["name"]
-    if word.startswith("bad") and name != "smoke":
-        raise ValueError("a bad model")
-    return {"said": word, "to": name}
-"""
 
 pytestmark = pytest.mark.skipif(
     bool(not CLAIMS or machine.missing()),
@@ -48,67 +29,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@dataclass
-class World:
-    """The installation, what is asked of it, and what was killed."""
-
-    place: Installation
-    machine: Machine
-    door: str
-    token: str
-    rows: dict[str, Any] = field(default_factory=dict)
-
-    def ask(self, path: str) -> Any:
-        """What the control API says; None: nobody answers just now."""
-        request = urllib.request.Request(self.door + path, headers={"Authorization": f"Bearer {self.token}"})
-        try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                return json.load(answer)
-        except OSError:
-            return None
-
-    def endpoint(self) -> Any:
-        return self.ask("/endpoints/greet")
-
-    def rollout(self, commit: str) -> Any:
-        found = (self.endpoint() or {}).get("rollout") or {}
-        return found if found.get("commit") == commit else None
-
-    def pods(self, part: str) -> list[Any]:
-        found = self.place.get("pods", selector=f"headgate.dev/part={part}")
-        return [pod for pod in (found or {}).get("items", ()) if not pod["metadata"].get("deletionTimestamp")]
-
-    def write(self, word: str) -> None:
-        self.place.write(word)
-        folder = self.place.work / "endpoints/greet"
-        (folder / "rollout.yml").write_text(ROLLOUT)
-        (folder / "code/score.py").write_text(SCORE + f"# {word}\n")  # other code, so that there is something to build
-        (folder / "deployments/sample-request.json").write_text(SAMPLE)
-
-    def serves(self, commit: str) -> bool:
-        found = self.endpoint()
-        return bool(found and found["commit"] == commit and (found["state"], found["sync"]) == ("Healthy", "Synced"))
-
-    def live(self) -> dict[str, int]:
-        """Revision -> per mille."""
-        found = self.endpoint() or {"revisions": ()}
-        return {row["revision"]: row["per_mille"] for row in found["revisions"] if row["per_mille"]}
-
-
-def ready(pod: Any) -> bool:
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
-
-
 @pytest.fixture(scope="module")
 def world(installation: Installation) -> World:
-    made = World(installation, Machine(), "", "")
-    made.write("hello")
-    commit = installation.push("first")
-    installation.install()
-    made.token = within(120, installation.token, "the control API has a token")
-    made.door = f"http://{installation.get('service', 'headgate-controller')['spec']['clusterIP']}:7070"
-    within(PATIENCE_S, lambda: made.serves(commit), "the first commit serves")
-    return made
+    return start(installation)
 
 
 # --- victims ----------------------------------------------------------------------------------------------------------
@@ -239,8 +162,8 @@ def effects(world: World, events: list[Any]) -> dict[str, Counter[str]]:
 
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_whatever_is_killed_the_end_is_the_same_and_nothing_is_done_twice(world: World, victim: str) -> None:
-    before = world.live()
-    newest = world.ask("/events?endpoint=greet&limit=1")["next"]
+    before = within(60, world.live, "something serves")
+    newest = within(60, lambda: world.ask("/events?endpoint=greet&limit=1"), "the controller answers")["next"]
     recorder = Recorder(world.place, world.place.key())
     recorder.start()
     began = time.monotonic()
@@ -251,7 +174,8 @@ def test_whatever_is_killed_the_end_is_the_same_and_nothing_is_done_twice(world:
     go_wrong(world, victim, f"bad-{victim}")
     took = time.monotonic() - began
     seen = recorder.stop()
-    events = world.ask(f"/events?endpoint=greet&after={newest}&limit=5000")["events"]
+    path = f"/events?endpoint=greet&after={newest}&limit=5000"
+    events = within(60, lambda: world.ask(path), "the controller answers")["events"]
     done = effects(world, events)
     row = {
         "back_s": world.rows[victim],
