@@ -7,6 +7,7 @@ A platform that cannot say what it has (one machine, or no right to look) holds 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 
 from headgate import capacity, exchange
@@ -28,10 +29,11 @@ class Capacity:
         self._heads = heads
         self._platform = platform
         self._settings = settings
+        self.admitting = threading.Lock()  # from `room` until its answer is recorded
         self._inventory: Callable[[], Inventory | None] | None = getattr(platform, "inventory", None)
 
-    def room(self, verb: str, op_key: str, head: Head) -> Fit | None:
-        """Whether the op may open; None: it starts nothing, is open already, or nobody knows."""
+    def look(self, verb: str, op_key: str, head: Head) -> Inventory | None:
+        """What there is for an op that starts replicas; None: it starts none, is open already, or nobody knows."""
         rollout = head.active
         workflow, _, name = op_key.rpartition("/")
         if self._inventory is None or self._settings().capacity == "elastic" or rollout is None:
@@ -39,12 +41,23 @@ class Capacity:
         if rollout.id != workflow or verb not in (BUILD, SMOKE, DEPLOY) or rollout.op(name) is not None:
             return None
         try:
-            inventory = self._inventory()
-            if inventory is None:
-                return None
+            return self._inventory()
+        except HeadgateError as error:  # not knowing must not hold up a rollout: the pods themselves will say
+            log.warning("%s: capacity is not known: %s", head.endpoint, error)
+            return None
+
+    def room(self, inventory: Inventory, head: Head) -> Fit | None:
+        """Whether the op may open, beside what others hold; None: it has nothing to open any more.
+
+        What is decided by it is recorded before the next one is asked (`admitting`), or two would take one place.
+        """
+        rollout = head.active
+        if rollout is None:
+            return None
+        try:
             others = self._others(head.endpoint, lambda other: _earlier(other, rollout))
             return capacity.choose(inventory, self._ways(head, rollout), others)
-        except HeadgateError as error:  # not knowing must not hold up a rollout: the pods themselves will say
+        except HeadgateError as error:
             log.warning("%s: capacity is not known: %s", head.endpoint, error)
             return None
 

@@ -117,11 +117,18 @@ class Controller:
             self.reconciler.wake(endpoint)
 
     def ask(self, verb: str, request: OpRequest) -> OpReply:
-        room = self.capacity.room(verb, request.op_key, self.heads.get(request.endpoint))
-        reply = self.heads.change(request.endpoint, lambda draft: asks.ask(draft, verb, request, room))
+        reply = self._asked(verb, request)
         if reply.work is not None:
             return OpReply(reply.state, reply.message, reply.outputs, {**reply.work, **self._ground()})
         return reply
+
+    def _asked(self, verb: str, request: OpRequest) -> OpReply:
+        found = self.capacity.look(verb, request.op_key, self.heads.get(request.endpoint))
+        if found is None:
+            return self.heads.change(request.endpoint, lambda draft: asks.ask(draft, verb, request))
+        with self.capacity.admitting:
+            room = self.capacity.room(found, self.heads.get(request.endpoint))
+            return self.heads.change(request.endpoint, lambda draft: asks.ask(draft, verb, request, room))
 
     def _ground(self) -> Mapping[str, Any]:
         """What of headgate.yml a build needs."""

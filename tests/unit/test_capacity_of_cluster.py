@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from headgate_controllers.capacity import Capacity
 from headgate_controllers.heads import Heads
 from headgate_controllers.platforms.kubernetes import inventory
 from headgate_controllers.records.sqlite import SqliteRecord
+from headgate_kit.kube.kinds import NODE, Kind
 from kubeserver import KubeServer
 
 
@@ -171,7 +175,8 @@ class Desk:
     def room(self, endpoint: str, verb: str = "smoke") -> Any:
         head = self.heads.get(endpoint)
         assert head.rollout is not None
-        return self.capacity.room(verb, f"{head.rollout.id}/{verb}", head)
+        found = self.capacity.look(verb, f"{head.rollout.id}/{verb}", head)
+        return self.capacity.room(found, head) if found is not None else None
 
 
 @pytest.fixture
@@ -243,3 +248,28 @@ def test_a_preview_comes_last_in_line_and_its_own_rollout_is_no_claim(desk: Desk
 def test_a_preview_of_what_nobody_knows_says_so(desk: Desk) -> None:
     desk.machines.away = True
     assert desk.capacity.space("first") == Space(None)
+
+
+def test_who_asks_while_somebody_looks_shares_the_next_look() -> None:
+    begun, go = threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    class Slow:
+        def list(self, kind: Kind, **_: Any) -> tuple[list[Any], str]:
+            if kind is NODE:
+                seen.append(len(seen))
+                begun.set()
+                assert go.wait(10)
+            return [], ""
+
+    looks = inventory.Looks(Slow())  # type: ignore[arg-type]
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(looks.look)
+        assert begun.wait(10)
+        late = [pool.submit(looks.look) for _ in range(5)]
+        deadline = time.monotonic() + 10
+        while looks.asking < 6 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        go.set()
+        assert all(asked.result(10) == first.result(10) for asked in late)
+    assert seen == [0, 1], "one for the first, and one that began after the others had asked"

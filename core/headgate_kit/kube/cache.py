@@ -100,8 +100,8 @@ class Cache:
                 pause = min(pause * 2, PAUSE_S[1])
 
     def _list(self) -> str:
-        found, version = self._cluster.list(self._kind, selector=self._selector)
-        fresh = {item["metadata"]["name"]: self._lean(item) for item in found}
+        found, version = self._cluster.list(self._kind, selector=self._selector, keep=self._lean)
+        fresh = {item["metadata"]["name"]: item for item in found}
         known, self._objects = self._objects, fresh
         self._ready.set()
         for name, item in fresh.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,14 +116,21 @@ class Cluster:
         except _Missing:
             return None
 
-    def list(self, kind: Kind, *, selector: str = "", namespace: str = "") -> tuple[list[Object], str]:
-        """All of them, page by page, and the resource version to watch from. Raises Gone: a page came too late."""
+    def list(
+        self, kind: Kind, *, selector: str = "", namespace: str = "", keep: Callable[[Object], Object] | None = None
+    ) -> tuple[list[Object], str]:
+        """All of them, page by page, and the resource version to watch from. Raises Gone: a page came too late.
+
+        Args:
+            keep: what of an object is held in memory; None: all.
+        """
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
         found: list[Object] = []
         while True:
             page = self._json("GET", self._path(kind, "", namespace), query)
             # Lists leave these two out of their items; with them an item is what `get` answers.
-            found += [{"apiVersion": kind.api, "kind": kind.name, **item} for item in page.get("items") or ()]
+            items = ({"apiVersion": kind.api, "kind": kind.name, **item} for item in page.get("items") or ())
+            found += map(keep, items) if keep else items
             meta = page.get("metadata") or {}
             if not meta.get("continue"):
                 return found, meta.get("resourceVersion", "")

@@ -58,6 +58,7 @@ class KubernetesPlatform:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster or Cluster.connect()
+        self._looks = inventory.Looks(self._cluster)
         self._on_change = on_change
         self._patience = patience
         environ = os.environ if environ is None else environ
@@ -152,7 +153,7 @@ class KubernetesPlatform:
 
     def inventory(self) -> Inventory | None:
         """What the cluster has and what is asked of it. None: we may not list nodes."""
-        return inventory.look(self._cluster)
+        return self._looks.look()
 
     # --- what is seen ----------------------------------------------------------------------------------------------
 
