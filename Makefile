@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 ARGS ?=
+FUZZ_S ?= 600
 REGISTRY ?= localhost/headgate
 # Two processes: what the smallest machine we promise to work on has. Files stay whole, because their fixtures are.
 WORKERS ?= 2
@@ -41,8 +42,9 @@ test: setup  ## All tests
 	@# One after the other: these measure a whole system, and each takes the machine for itself.
 	$(BIN)/python -m pytest tests/e2e tests/faults $(ARGS) $(NONE_IS_FINE)
 
-fuzz: setup  ## The router's parsers on random bytes, for longer than in `make test`
+fuzz: setup  ## The router's parsers on random bytes for long; then guided by coverage (extra `fuzz`) for FUZZ_S=600
 	HEADGATE_FUZZ=100 $(BIN)/python -m pytest tests/property/test_protocol.py $(ARGS)
+	$(BIN)/python tests/fuzz/protocol.py -max_total_time=$(FUZZ_S)
 
 soak: setup  ## The split at 20,000 requests a case; a million through a thousand tables and faults; soak.json
 	HEADGATE_SOAK=10 $(BIN)/python -m pytest tests/integration/test_split.py

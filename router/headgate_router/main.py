@@ -87,7 +87,8 @@ class Worker:
         draws = random.Random()  # seeded by the system: workers must not draw alike
         self.settings = settings
         known = settings.data.tables / f"{settings.worker}.addresses.json"
-        self.routes = Routes(draws, resolvers, known)
+        keys = settings.data.tables / f"{settings.worker}.issuers.json"
+        self.routes = Routes(draws, resolvers, known, keys)
         self.book = Book(time.monotonic())
         self.mirrors = Mirrors(self.book)
         self.side = Side(settings.worker, settings.envoy, self.routes, self.book) if settings.envoy else None

@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from headgate.process import Issuer
+from headgate_router.keyfile import KeyFile
 from headgate_router.tokens import key_set
 
 if TYPE_CHECKING:
@@ -49,8 +51,10 @@ class _Followed:
 class Issuers:
     """Not thread-safe: one event loop."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, file: Path | None = None, clock: Callable[[], float] = time.time) -> None:
+        """`file`: keeps the last keys for the next start; None: they are not. `clock`: wall clock."""
         self._clock = clock
+        self._file = KeyFile(file)
         self._followed: dict[tuple[str, str], _Followed] = {}
 
     def keep(self, wanted: Iterable[Issuer]) -> None:
@@ -61,7 +65,8 @@ class Issuers:
         for key in by_key.keys() - self._followed.keys():
             hurry = asyncio.Event()
             task = asyncio.get_running_loop().create_task(self._follow(by_key[key], hurry))
-            self._followed[key] = _Followed(task, hurry)
+            kept = self._file.keys(" ".join(key), self._clock())
+            self._followed[key] = _Followed(task, hurry, key_set(kept) if kept else None)
 
     def keys(self, issuer: Issuer) -> KeySet | None:
         """None: not known yet."""
@@ -96,6 +101,9 @@ class Issuers:
                     pause = min(pause * 2, PAUSE_S[1])
                     continue
                 self._take(issuer, keys)
+                public = keys.as_dict(private=False)["keys"]
+                known = [" ".join(key) for key in self._followed]
+                await self._file.keep(" ".join(_key(issuer)), public, self._clock(), known)
                 pause = PAUSE_S[0]
                 await asyncio.sleep(HURRY_S)
                 with suppress(TimeoutError):

@@ -79,12 +79,16 @@ class Routes:
     """Not thread-safe: one event loop."""
 
     def __init__(
-        self, random: Random, resolvers: Mapping[str, Resolver] | None = None, addresses: pathlib.Path | None = None
+        self,
+        random: Random,
+        resolvers: Mapping[str, Resolver] | None = None,
+        addresses: pathlib.Path | None = None,
+        keys: pathlib.Path | None = None,
     ) -> None:
-        """`resolvers` and `addresses`, a file: see `Addresses`."""
+        """`resolvers` and `addresses`, a file: see `Addresses`; `keys`, a file: see `Issuers`."""
         self._random = random
         self.addresses = Addresses(self._moved, resolvers, addresses)
-        self.issuers = Issuers()
+        self.issuers = Issuers(keys)
         self._live: dict[str, LiveRoute] = {}
         self._replicas: dict[str, Replica] = {}
         self._copies: dict[str, Replica] = {}

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,9 +80,13 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oidc, "PAUSE_S", (0.01, 0.05))
 
 
-def run(scenario: Callable[[Issuers], Coroutine[Any, Any, None]]) -> None:
+def run(
+    scenario: Callable[[Issuers], Coroutine[Any, Any, None]],
+    file: Path | None = None,
+    clock: Callable[[], float] = time.time,
+) -> None:
     async def bounded() -> None:
-        issuers = Issuers()
+        issuers = Issuers(file, clock)
         async with asyncio.timeout(20):
             await scenario(issuers)
             await issuers.close()
@@ -160,6 +165,29 @@ def test_while_the_issuer_is_away_its_last_keys_serve_on(idp: Idp) -> None:
         assert entrance.refuses(idp.token(ONE)) is None
 
     run(scenario)
+
+
+def test_a_start_while_the_issuer_is_away_serves_by_the_keys_of_the_last_day(idp: Idp, tmp_path: Path) -> None:
+    file = tmp_path / "tables" / "router-0.issuers.json"
+
+    async def served(issuers: Issuers) -> None:
+        await answered(door(issuers, idp.issuer()), idp.token(), None)
+        await until(file.exists)
+
+    async def serves(issuers: Issuers) -> None:
+        assert door(issuers, idp.issuer()).refuses(idp.token()) is None
+
+    async def does_not(issuers: Issuers) -> None:
+        assert door(issuers, idp.issuer()).refuses(idp.token()) is NO_ISSUER
+
+    run(served, file)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert set(json.loads(file.read_bytes())[f"{idp.url} "]["keys"][0]) <= {"kty", "n", "e", "kid", "alg", "use"}
+    idp.away = True
+    run(serves, file)
+    run(does_not, file, clock=lambda: time.time() + 2 * 86_400)
+    file.write_bytes(b"no JSON")
+    run(does_not, file)
 
 
 def test_names_made_up_by_callers_do_not_make_a_flood(idp: Idp, monkeypatch: pytest.MonkeyPatch) -> None:
