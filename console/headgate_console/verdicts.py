@@ -92,7 +92,7 @@ def shown(found: VerdictReport) -> list[str]:
 def evidence(found: VerdictReport) -> str:
     given = found.status.verdict
     if not given.evidence:
-        return "one answer, not kept"
+        return "an answer that is not kept"
     kept = "kept" if found.kept >= given.looks else "collected"
     return f"{given.looks:,} looks, {kept}, sha256 {given.evidence[:16]}"
 

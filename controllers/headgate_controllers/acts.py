@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from headgate import codec, secretrefs
 from headgate.actions import Action, AskSmoke, End, EndSmoke, Revert, Run, StartSmoke, StopWorkflow, Submit
 from headgate.draft import Draft
-from headgate.evidence import Verdict
+from headgate.evidence import Look, Verdict
 from headgate.findings import HeadgateError, TransientError
 from headgate.ports import Engine, Platform, Server
 from headgate.process import InstanceType, Settings
@@ -45,8 +45,10 @@ class Acts:
         repo: EndpointsRepo,
         workflow: Callable[[Rollout], Mapping[str, Any]],
         settings: Callable[[], Settings],
+        keep: Callable[[str, str, Sequence[Look]], None],
         wake: Callable[[str], None],
     ) -> None:
+        """`keep`: stores looks of a rollout's op as evidence."""
         self._heads = heads
         self._platform = platform
         self._engine = engine
@@ -54,6 +56,7 @@ class Acts:
         self._repo = repo
         self._workflow = workflow
         self._settings = settings
+        self._keep = keep
         self._wake = wake
         self._beside = ThreadPoolExecutor(max_workers=4, thread_name_prefix="act")
         self._lock = threading.Lock()
@@ -179,7 +182,9 @@ class Acts:
         if deployment.smoke_request is not None:
             tree = self._repo.tree(rollout.commit)
             sample = tree.read(deployment.smoke_request.path, smoke.REQUEST_LIMIT)
-        verdict = smoke.ask(address, deployment, sample, quoted=not rollout.target.process.redact)
+        verdict, look = smoke.ask(address, deployment, sample, quoted=not rollout.target.process.redact)
+        if look is not None:
+            self._keep(rollout.id, smoke.PHASE, [look])
         with self._lock:
             self._smokes[(rollout.id, revision)] = verdict
 

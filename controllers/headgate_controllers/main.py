@@ -221,6 +221,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         repo=repo,
         workflow=workflow,
         settings=lambda: commits.settings,
+        keep=record.add_looks,
         wake=wake,
     )
     signers = Signers(secrets, time.time)

@@ -1,32 +1,34 @@
-"""The smoke request: one real request to a replica that was started alone, judged by the smoke gate."""
+"""The smoke request: one real request to a replica that was started alone, judged by the smoke gate and kept."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import httpx
 
-from headgate.evidence import Result, Verdict
+from headgate import codec
+from headgate.evidence import Answer, Look, Pair, PairKind, Result, Verdict
 from headgate.target import DeploymentTarget
-from headgate_policies.gates.smoke import judge_smoke
+from headgate_policies.gates.smoke import VERSION, judge_smoke
 
 REQUEST_LIMIT = 10_000_000  # bytes of a sample request
 ANSWER_LIMIT = 1_000_000  # characters of an answer that are looked at
+KEPT = 64 * 1024  # characters of an answer that is kept as evidence
+PHASE = "smoke"
 
 
-def ask(address: str, deployment: DeploymentTarget, sample: bytes | None, *, quoted: bool = True) -> Verdict:
+def ask(
+    address: str, deployment: DeploymentTarget, sample: bytes | None, *, quoted: bool = True
+) -> tuple[Verdict, Look | None]:
     """Sends the sample request. Without one, readiness was all there is to test, and the verdict says so.
 
-    `quoted`: whether the verdict may show parts of the answer: not where the endpoint redacts them.
+    Args:
+        quoted: whether the answer may be shown in parts, and kept: not where the endpoint redacts.
+    Returns:
+        The verdict, and the evidence that it is `again` of; None: there was no answer, or it is not kept.
     """
     if sample is None:
-        return Verdict(
-            gate="smoke",
-            version="1",
-            phase="smoke",
-            parameters={},
-            alpha=0.0,
-            result=Result.PASS,
-            explanation="started alone and got ready; there is no sample request to ask",
-        )
+        return _unasked(Result.PASS, "started alone and got ready; there is no sample request to ask"), None
     seconds = deployment.run.request_timeout_ms / 1000
     try:
         with httpx.Client(timeout=seconds, trust_env=False) as client:
@@ -36,13 +38,23 @@ def ask(address: str, deployment: DeploymentTarget, sample: bytes | None, *, quo
                 headers={"content-type": "application/json", "headgate-mirror": "smoke"},
             )
     except httpx.TimeoutException:
-        return _failed(f"no answer to the sample request within {seconds:g} s")
+        return _unasked(Result.FAIL, f"no answer to the sample request within {seconds:g} s"), None
     except httpx.HTTPError as error:
-        return _failed(f"the sample request broke off: {error or type(error).__name__}")
+        return _unasked(Result.FAIL, f"the sample request broke off: {error or type(error).__name__}"), None
     media_type, text = answer.headers.get("content-type", ""), answer.text
+    if quoted and len(text) <= KEPT:
+        said = Answer(deployment.revision, answer.status_code, media_type, text)
+        look = Look(PHASE, 0, 0.0, 0.0, pairs=(Pair(PairKind.COMPARE, PHASE, said, said),))
+        return again(look), look
     cut = len(text) > ANSWER_LIMIT
-    return judge_smoke(answer.status_code, media_type, text[:ANSWER_LIMIT], truncated=cut, quoted=quoted)
+    return judge_smoke(answer.status_code, media_type, text[:ANSWER_LIMIT], truncated=cut, quoted=quoted), None
 
 
-def _failed(explanation: str) -> Verdict:
-    return Verdict("smoke", "1", "smoke", {}, 0.0, Result.FAIL, explanation)
+def again(look: Look) -> Verdict:
+    """The verdict of an answer that is kept: the same bytes each time."""
+    said = look.pairs[0].copy
+    return replace(judge_smoke(said.status, said.media_type, said.body), looks=1, evidence=codec.digest(look))
+
+
+def _unasked(result: Result, explanation: str) -> Verdict:
+    return Verdict(PHASE, VERSION, PHASE, {}, 0.0, result, explanation)

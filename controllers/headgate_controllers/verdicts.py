@@ -14,11 +14,12 @@ from headgate.evidence import Result, Verdict
 from headgate.findings import Finding, FindingsError, Place
 from headgate.phases import BY_VERB, MIRROR
 from headgate.rollout import OpRecord, Rollout
+from headgate_controllers import smoke
 from headgate_controllers.records.sqlite import SqliteRecord
 from headgate_policies.replay import Trace, again, course_of, differences
 from headgate_policies.trace import write
 
-SMOKE = "smoke"  # judged from one answer, which is not kept
+SMOKE = smoke.PHASE  # judged from one answer, kept as a look when it is short and nothing of it is to be redacted
 
 
 class Verdicts:
@@ -46,9 +47,13 @@ class Verdicts:
         """Raises: FindingsError `unknown-verdict`, `evidence-gone`."""
         status, trace = self._known(verdict_id)
         recorded = status.verdict
-        if recorded.gate == SMOKE or len(trace.looks) < recorded.looks:
-            raise FindingsError(_gone(status, len(trace.looks)))
-        found = again(trace, recorded, self._gates) or _nothing(recorded)
+        kept = trace.looks
+        if recorded.gate == SMOKE:  # several deployments' are of one op: each of the look whose digest it names
+            kept = tuple(look for look in kept if codec.digest(look) == recorded.evidence)
+        if len(kept) < recorded.looks or (recorded.gate == SMOKE and not kept):
+            raise FindingsError(_gone(status, len(kept)))
+        found = smoke.again(kept[0]) if recorded.gate == SMOKE else again(trace, recorded, self._gates)
+        found = found or _nothing(recorded)
         same = codec.canonical(recorded) == codec.canonical(found)
         return Replay(verdict_id, same, recorded.looks, recorded, found, differences(recorded, found))
 
@@ -112,7 +117,7 @@ def _unknown(verdict_id: str) -> Finding:
 
 def _gone(status: VerdictStatus, kept: int) -> Finding:
     if status.verdict.gate == SMOKE:
-        why = "a smoke verdict is of one answer to the sample request, and answers are not kept"
+        why = "the answer to the sample request is not kept: there was none, it is longer than 64 KiB, or is redacted"
         fix = "`headgate verdict show` says what was answered; a new rollout of the revision asks again"
     else:
         why = f"it was given on {status.verdict.looks:,} looks, of which {kept:,} are kept"

@@ -356,4 +356,4 @@ def test_a_smoke_verdict_is_shown_and_says_why_it_cannot_be_computed_again(judge
     done = judged.system.headgate("verdict", "replay", smoked, check=False)
     assert done.returncode == 3
     assert "[evidence-gone]" in done.stderr
-    assert "answers are not kept" in done.stderr
+    assert "or is redacted" in done.stderr

@@ -12,7 +12,7 @@ import pytest
 
 from headgate.actions import AskSmoke, End, EndSmoke, Run, StartSmoke, StopWorkflow, Submit
 from headgate.draft import Draft
-from headgate.evidence import Result
+from headgate.evidence import Look, Result
 from headgate.findings import TransientError
 from headgate.ports import Run as EngineRun
 from headgate.process import InstanceType, Settings
@@ -74,6 +74,7 @@ class Desk:
         self.record = SqliteRecord(folder / "record.db")
         self.heads = Heads(self.record, lambda: 0.0)
         self.woken = threading.Event()
+        self.kept: list[tuple[str, str, Look]] = []
         self.acts = Acts(
             heads=self.heads,
             platform=self.platform,
@@ -84,6 +85,7 @@ class Desk:
             settings=lambda: Settings(
                 instance_types={"small": InstanceType(2.0, 1.5, 2, "nvidia.com/mig-1g.5gb", "a100")}
             ),
+            keep=lambda rollout, op, looks: self.kept.extend((rollout, op, look) for look in looks),
             wake=lambda _: self.woken.set(),
         )
 

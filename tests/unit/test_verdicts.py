@@ -10,11 +10,12 @@ import pytest
 
 from headgate.codec import canonical
 from headgate.control import ExchangeRequest
-from headgate.evidence import Batch, Result
+from headgate.evidence import Answer, Batch, Look, Pair, PairKind, Result, Verdict
 from headgate.findings import FindingsError
 from headgate.process import Process
 from headgate.rollout import Head, Rollout
 from headgate.testing import World, counts, deployment, target, verdict
+from headgate_controllers import smoke
 from headgate_controllers.evidence import Evidence
 from headgate_controllers.heads import Heads
 from headgate_controllers.judge import Judge
@@ -101,15 +102,35 @@ def test_every_gate_of_an_op_is_listed_with_an_id_that_finds_it(desk: Desk) -> N
         assert report.course[-1].looks == 8
 
 
-def test_two_smoke_verdicts_of_one_op_are_told_apart_and_not_computed_again(desk: Desk) -> None:
-    smoked = next(op for op in desk.rollout.ops if op.name == "smoke")
-    twice = replace(smoked, verdicts=(verdict(Result.PASS, "smoke"), verdict(Result.FAIL, "smoke")))
-    ops = tuple(twice if op.name == "smoke" else op for op in desk.rollout.ops)
+def answered(status: int) -> Look:
+    said = Answer("r", status, "application/json", "{}")
+    return Look("smoke", 0, 0.0, 0.0, pairs=(Pair(PairKind.COMPARE, "smoke", said, said),))
+
+
+def smoked(desk: Desk, *verdicts: Verdict) -> None:
+    ops = tuple(replace(op, verdicts=verdicts) if op.name == "smoke" else op for op in desk.rollout.ops)
     desk.keep(replace(desk.heads.get("fraud"), rollout=replace(desk.rollout, ops=ops)))
+
+
+def test_smoke_verdicts_of_two_deployments_are_each_computed_again_from_their_answer(desk: Desk) -> None:
+    looks = [answered(200), answered(500)]
+    desk.record.add_looks(desk.rollout.id, "smoke", looks)
+    smoked(desk, *(smoke.again(look) for look in looks))
+    for status in desk.verdicts.of([desk.rollout]):
+        if status.op == "smoke":
+            assert desk.verdicts.replay(status.id).same
+            assert desk.verdicts.report(status.id).kept >= status.verdict.looks
+    smoked(desk, replace(smoke.again(looks[0]), explanation="all is well"))
+    changed = desk.verdicts.replay(f"{desk.rollout.id}/smoke/smoke")
+    assert [said.partition(":")[0] for said in changed.differences] == ["explanation"]
+
+
+def test_two_smoke_verdicts_of_one_op_are_told_apart_and_without_an_answer_not_computed_again(desk: Desk) -> None:
+    smoked(desk, verdict(Result.PASS, "smoke"), verdict(Result.FAIL, "smoke"))
     ids = [s.id for s in desk.verdicts.of([desk.rollout]) if s.op == "smoke"]
     assert ids == [f"{desk.rollout.id}/smoke/smoke", f"{desk.rollout.id}/smoke/smoke~2"]
     assert desk.verdicts.report(ids[1]).status.verdict.result is Result.FAIL
-    with pytest.raises(FindingsError, match="answers are not kept"):
+    with pytest.raises(FindingsError, match="is not kept"):
         desk.verdicts.replay(ids[1])
 
 

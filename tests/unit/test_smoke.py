@@ -1,0 +1,83 @@
+"""The smoke request over real HTTP: what is kept of its answer, and that it gives the same verdict again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from headgate.codec import canonical, decode
+from headgate.evidence import Look, Result
+from headgate.testing import deployment
+from headgate_controllers import smoke
+
+GREEN = deployment("green")
+
+
+@dataclass
+class Model:
+    url: str = ""
+    status: int = 200
+    body: bytes = b'{"value": 1}'
+
+
+@pytest.fixture
+def model() -> Iterator[Model]:
+    made = Model()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(made.status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(made.body)))
+            self.end_headers()
+            self.wfile.write(made.body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        made.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield made
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "result"),
+    [(200, b'{"value": 1}', Result.PASS), (500, b"Traceback", Result.FAIL), (200, b"{", Result.FAIL)],
+    ids=["fine", "error", "no JSON"],
+)
+def test_an_answer_is_kept_and_gives_the_same_verdict_again(
+    model: Model, status: int, body: bytes, result: Result
+) -> None:
+    model.status, model.body = status, body
+    verdict, look = smoke.ask(model.url, GREEN, b"{}")
+    assert verdict.result is result
+    assert look is not None
+    assert len(verdict.evidence) == 64
+    stored = decode(Look, canonical(look))
+    assert canonical(smoke.again(stored)) == canonical(verdict)
+
+
+def test_what_is_redacted_or_long_is_judged_and_not_kept(model: Model) -> None:
+    model.body = b'"Ada" and more'
+    verdict, look = smoke.ask(model.url, GREEN, b"{}", quoted=False)
+    assert (verdict.result, look, verdict.evidence) == (Result.FAIL, None, "")
+    assert "Ada" not in verdict.explanation
+    model.body = b'"' + b"x" * smoke.KEPT + b'"'
+    verdict, look = smoke.ask(model.url, GREEN, b"{}")
+    assert (verdict.result, look) == (Result.PASS, None)
+
+
+def test_no_answer_and_no_request_are_verdicts_without_evidence() -> None:
+    verdict, look = smoke.ask("http://127.0.0.1:9", GREEN, b"{}")
+    assert (verdict.result, look) == (Result.FAIL, None)
+    verdict, look = smoke.ask("http://127.0.0.1:9", GREEN, None)
+    assert (verdict.result, look) == (Result.PASS, None)
