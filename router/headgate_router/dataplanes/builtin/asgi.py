@@ -88,7 +88,7 @@ class _Cycle(Request):
         """One request to the chosen revision, from its first byte to the last of the answer."""
         self.begin()
         timeout_s = revision.route.request_timeout_ms / 1000
-        watch: Watch | Pump
+        watch: Watch
         if body.more:
             watch = pump = Pump(self.receive, body, self.shared.max_body)
             ask = Ask(revision.replicas, message, may_repeat=False, on_start=pump.start)
@@ -108,7 +108,7 @@ class _Cycle(Request):
         finally:
             watch.stop()
 
-    async def _answered(self, answering: Answering, watch: Watch | Pump) -> None:
+    async def _answered(self, answering: Answering, watch: Watch) -> None:
         try:
             await self._pass_on(answering.connection)
         except (Abandoned, OSError):  # servers say that a caller left by either

@@ -64,11 +64,11 @@ class Known:
         self.lines: bytes | None = None  # for the listener: what it says to its caller of such an answer
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """`start`, `await head()`, then `read()` until it returns b"" (or `take()` what is there).
 
     Or `start` with a listener, which takes what came whenever it is called. After that `reusable` says whether another
-    request may be started.
+    request may be started. An asyncio.Protocol by its methods, not by its base: a compiled class has none that is not.
     """
 
     __slots__ = (
@@ -437,9 +437,9 @@ async def connect(host: str, port: int, timeout_s: float, made: Callable[[asynci
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s):
-            _, connection = await loop.create_connection(lambda: made(loop), host, port)
+            _, opened = await loop.create_connection(lambda: cast(asyncio.Protocol, made(loop)), host, port)
     except TimeoutError as error:
         raise Unreachable(f"no connection within {timeout_s:g} s") from error
     except OSError as error:
         raise Unreachable(f"no connection: {error.strerror or 'refused'}") from error
-    return connection
+    return cast(C, opened)

@@ -72,22 +72,20 @@ class Doors:
 
 
 def protocol(doors: Doors) -> type[asyncio.Protocol]:
-    """The class for uvicorn's `http=`, bound to what its connections share."""
+    """What uvicorn's `http=` calls for each connection, bound to what its connections share."""
 
-    class Bound(CallerConnection):
-        def __init__(
-            self,
-            config: Config,
-            server_state: ServerState,
-            app_state: dict[str, Any],
-            _loop: asyncio.AbstractEventLoop | None = None,
-        ) -> None:
-            def other() -> Guarded:
-                return Guarded(config=config, server_state=server_state, app_state=app_state, _loop=_loop)
+    def made(
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> CallerConnection:
+        def other() -> Guarded:
+            return Guarded(config=config, server_state=server_state, app_state=app_state, _loop=_loop)
 
-            super().__init__(doors, server_state, other)
+        return CallerConnection(doors, server_state, other)
 
-    return Bound
+    return cast(type[asyncio.Protocol], made)
 
 
 @dataclass(slots=True)
@@ -103,8 +101,11 @@ class Known:
     asked: headers.Asked
 
 
-class CallerConnection(asyncio.Protocol):
-    """One connection of a caller. At most one request of it is open; the next begins when its answer is out."""
+class CallerConnection:
+    """One connection of a caller. At most one request of it is open; the next begins when its answer is out.
+
+    An asyncio.Protocol by its methods, not by its base: a compiled class has none that is not.
+    """
 
     def __init__(self, doors: Doors, state: ServerState, other: Callable[[], Guarded]) -> None:
         self._doors = doors
