@@ -14,10 +14,14 @@ REGISTRY ?= localhost/headgate
 WORKERS ?= 2
 # With ARGS="-k word" one of the two runs may select nothing (pytest's exit 5).
 NONE_IS_FINE := $(if $(ARGS),|| test $$? -eq 5)
+COMPILED := build/compiled
+TESTS_COMPILED := tests/integration/test_compiled.py tests/traps tests/property/test_protocol.py \
+	tests/property/test_choose.py tests/integration/test_router.py tests/integration/test_tunnel.py \
+	$(foreach part,auth choose client count headers limits mirror refusals streams swap upstream,tests/unit/test_$(part).py)
 PACKAGES := core policies pipelines controllers router serving console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz soak e2e check lint format types layers golden manifests bench-control bench-judgement bench-cluster docs images lock clean
+.PHONY: help setup demo test compile test-compiled fuzz soak e2e check lint format types layers golden manifests bench-control bench-judgement bench-cluster docs images lock clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +47,18 @@ test: setup  ## All tests
 	$(BIN)/python -m pytest tests/e2e tests/faults $(ARGS) $(NONE_IS_FINE)
 
 fuzz: setup  ## The router's parsers on random bytes for long; then guided by coverage (extra `fuzz`) for FUZZ_S=600
+compile: $(COMPILED)/.ready  ## The router's data path as machine code, in build/compiled; needs a C compiler
+
+$(COMPILED)/.ready: $(STAMP) install/compile.py $(shell find core router -name '*.py')
+	rm -rf $(COMPILED) && mkdir -p $(COMPILED)
+	cp -R core/. router/. $(COMPILED)
+	$(BIN)/python install/compile.py $(COMPILED) > $(COMPILED)/compile.log
+	@touch $@
+
+test-compiled: compile  ## The tests of the data path, on what `make compile` made
+	HEADGATE_COMPILED=1 PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python -m pytest $(TESTS_COMPILED) $(ARGS)
+
+fuzz: setup  ## The router's parsers on random bytes, for longer than in `make test`
 	HEADGATE_FUZZ=100 $(BIN)/python -m pytest tests/property/test_protocol.py $(ARGS)
 	$(BIN)/python tests/fuzz/protocol.py -max_total_time=$(FUZZ_S)
 
@@ -90,10 +106,11 @@ bench-cluster: setup  ## A thousand endpoints on the cluster of KUBECONFIG; writ
 docs: setup  ## Regenerate what is made from code in docs/ and repo-template/; check links
 	$(BIN)/python docs/generate.py
 
-# make images REGISTRY=registry.example/team TAG=0.1 BASE=... PUSH=1   (INSECURE=1: plain HTTP; WHEELS=folder: no index)
+# make images REGISTRY=registry.example/team TAG=0.1 BASE=... PUSH=1   (INSECURE=1: plain HTTP; WHEELS=folder: no
+# index; COMPILE=1: the router's data path as machine code)
 images: setup  ## Build the images of router, runner and controller with buildah or docker; digests in dist/images.json
 	$(BIN)/python install/images/build.py --registry $(REGISTRY) $(if $(TAG),--tag $(TAG)) $(if $(BASE),--base $(BASE)) \
-		$(if $(WHEELS),--wheels $(WHEELS)) $(if $(PUSH),--push) $(if $(INSECURE),--insecure)
+		$(if $(WHEELS),--wheels $(WHEELS)) $(if $(COMPILE),--compile) $(if $(PUSH),--push) $(if $(INSECURE),--insecure)
 
 lock: setup  ## Resolve requirements.lock again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

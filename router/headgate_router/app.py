@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
@@ -16,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from headgate.version import __version__
 from headgate_router import headers, refusals
+from headgate_router.dataplanes.builtin import protocol
 from headgate_router.dataplanes.builtin.client import UpstreamError
 from headgate_router.request import SWAGGER, place, suffix
 from headgate_router.routes import LiveRoute, Routes
@@ -68,7 +70,7 @@ def build(routes: Routes, collector: Collector, unready: Callable[[], str] = lam
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict[str, str]:
         """The process answers."""
-        return {"status": "ok"}
+        return {"status": "ok", "data_path": data_path()}
 
     unready_says: Said = {503: {"description": "no new caller should come here; `status` says why"}}
 
@@ -104,6 +106,11 @@ def build(routes: Routes, collector: Collector, unready: Callable[[], str] = lam
         return Response(own, media_type="application/json") if own else JSONResponse(_described(live))
 
     return app
+
+
+def data_path() -> str:
+    """`compiled` or `python`: what requests are passed on by."""
+    return "python" if Path(str(protocol.__file__)).suffix == ".py" else "compiled"
 
 
 def _refusal(refusal: refusals.Refusal) -> Response:

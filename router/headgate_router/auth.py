@@ -23,13 +23,20 @@ MAX_CREDENTIAL = 8192  # bytes; longer is refused unread
 
 
 class Door(Protocol):
+    @property
+    def lasting(self) -> bool:
+        """Whether what it said of a credential holds as long as this door does."""
+        ...
+
     def refuses(self, authorization: Sequence[bytes]) -> Refusal | None:
         """What a request with these values of the Authorization field is answered; None: it may come in."""
         ...
 
 
 class Keys:
-    """Keys, held as digests only."""
+    """Keys, held as digests only. When the keys change, the route does, and has another door."""
+
+    lasting = True
 
     def __init__(self, digests: Sequence[str]) -> None:
         self._digests = [digest.lower().encode() for digest in digests]
@@ -39,6 +46,10 @@ class Keys:
 
 
 class Tokens:
+    """They expire, and issuers take their keys back."""
+
+    lasting = False
+
     def __init__(self, verifier: Verifier) -> None:
         self._verifier = verifier
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 from headgate.table import EndpointRoute, RouteRevision
@@ -46,8 +46,15 @@ class Split:
         if not self._left:
             self._left = self._period.copy()
             if len(self._left) > 1:
-                self._random.shuffle(self._left)
+                _shuffle(self._left, self._random.random)
         return self._left.pop()
+
+
+def _shuffle(indices: list[int], draw: Callable[[], float]) -> None:
+    """As Random.shuffle, which costs several times as much. `draw`: 0 <= x < 1."""
+    for last in range(len(indices) - 1, 0, -1):
+        other = int(draw() * (last + 1))
+        indices[last], indices[other] = indices[other], indices[last]
 
 
 class Chooser:

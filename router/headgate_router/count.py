@@ -19,6 +19,8 @@ from headgate_router.tunnels import Tunnels
 
 K = TypeVar("K")
 
+_OK: str = Outcome.OK.value  # what an enumeration's `value` costs is worth to be spared on most requests
+
 MAX_PAIRS = 200  # per endpoint and batch
 MAX_PAIR_BYTES = 16 * 1024 * 1024  # of all pairs that wait for the controller
 
@@ -47,7 +49,7 @@ class Slots:
         stream: Stream | None = None,
     ) -> None:
         """Counts one request that ended. None: it did not get that far; `size`: bytes of its body, None: not known."""
-        key = outcome.value
+        key = _OK if outcome is Outcome.OK else outcome.value
         self.outcomes[key] = self.outcomes.get(key, 0) + 1
         self.statuses[status] = self.statuses.get(status, 0) + 1
         if whole_ms is not None:

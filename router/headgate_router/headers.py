@@ -38,6 +38,7 @@ class Asked:
 
     __slots__ = (
         "_lines",
+        "admitted",
         "ambiguous",
         "authorization",
         "client_id",
@@ -63,6 +64,7 @@ class Asked:
         self.continues = False  # the body is sent after a 100
         self.websocket = False  # an upgrade is asked for
         self._lines: bytes | None = None
+        self.admitted: object | None = None  # the door that let these fields in, and always will
         self.ambiguous = False  # two readers could read two things (RFC 9112, 3.2 and 6.1): never passed on
 
     def lines(self) -> bytes | None:

@@ -105,7 +105,9 @@ class Worker:
             if settings.access_log
             else None
         )
-        desk = Desk(self.routes, self.book, self.mirrors, draws, settings.max_body, self.log, settings.tunnels)
+        desk = Desk(
+            self.routes, self.book, self.mirrors, draws, settings.max_body, self.log, tunnel_limits=settings.tunnels
+        )
         self.doors = Doors(desk, suffix(settings.domain), settings.connections, settings.client_connections)
         pages = app.build(self.routes, collector, self.unready)
         self.app = self.side.app(pages) if self.side else app.Front(DataPath(desk), pages, settings.domain)

@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from headgate.evidence import Answer, Outcome, Pair, PairKind
 from headgate_router import headers
@@ -186,7 +186,7 @@ class Mirrors:
 def marked(copy: Copy) -> Message:
     """The copy says that it is one, so that a model can leave out what must not happen twice."""
     mark = b"headgate-mirror: %b\r\n" % copy.mirror.kind.value.encode()
-    return replace(copy.message, fields=copy.message.fields + mark)
+    return copy.message.adding(mark)
 
 
 async def _whole(revision: str, connection: Connection, stream: Stream | None, started: float) -> Seen:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from headgate.evidence import Outcome, PairKind
@@ -17,7 +17,14 @@ from headgate_router import headers, mirror, refusals
 from headgate_router.access_log import AccessLog, Line
 from headgate_router.choose import Unroutable, sticky_point
 from headgate_router.count import Book
-from headgate_router.dataplanes.builtin.client import Abandoned, Connection, TimedOut, Unreachable, UpstreamError
+from headgate_router.dataplanes.builtin.client import (
+    Abandoned,
+    Connection,
+    Listener,
+    TimedOut,
+    Unreachable,
+    UpstreamError,
+)
 from headgate_router.mirror import Copy, Mirrors, Seen
 from headgate_router.refusals import CLIENT_GONE, Refusal
 from headgate_router.routes import LiveMirror, LiveRevision, LiveRoute, Routes
@@ -30,8 +37,28 @@ MAX_ERROR_BODY = 64 * 1024  # bytes of a model's error that reach the caller
 HELD = 1024 * 1024  # bytes of a body that are held, so that it can be repeated and copied; a longer one is streamed
 _UNSAFE = re.compile(rb"[\x00-\x20\x7f-\xff#]")
 _SCORE = b"score"
+_ID = 32  # digits of an id
+_IDS = 256  # drawn at once
 ENDPOINTS = b"/endpoints/"
 SWAGGER = b"swagger.json"  # below an endpoint: a document, not a question to the model
+
+
+class Ids:
+    """Ids of requests that bring none: 128 random bits each, drawn many at a time, for drawing is not cheap."""
+
+    __slots__ = ("_at", "_drawn", "_random")
+
+    def __init__(self) -> None:
+        self._random = Random()  # seeded by the system: workers must not draw alike
+        self._drawn = b""  # in hex
+        self._at = 0
+
+    def next(self) -> bytes:
+        if self._at == len(self._drawn):
+            self._drawn = self._random.randbytes(_IDS * _ID // 2).hex().encode()
+            self._at = 0
+        self._at += _ID
+        return self._drawn[self._at - _ID : self._at]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +71,11 @@ class Desk:
     random: Random
     max_body: int = MAX_BODY
     log: AccessLog | None = None  # None: requests are counted, and not logged
+    ids: Ids = field(default_factory=Ids)
     tunnel_limits: Limits = Limits()
 
 
-class Request:
+class Request(Listener):
     """From its head to its place in the books. A front calls, in this order: `admit`, `choose`, `message`, `draw`,
     `begin`; then what became of it (`answered`, `unanswered`, `left`), `count` and `copy`.
     """
@@ -97,7 +125,7 @@ class Request:
         self.query = query
         self.fields = fields
         self.asked = asked
-        self.request_id = self.asked.request_id or b"%032x" % shared.random.getrandbits(128)
+        self.request_id = self.asked.request_id or shared.ids.next()
         self.detail = ""  # of the refusal returned last
         self.live: LiveRoute | None = None
         self.revision: LiveRevision | None = None
@@ -120,9 +148,11 @@ class Request:
             return refusals.NO_ENDPOINT
         if self.asked.ambiguous:
             return refusals.BAD_REQUEST
-        refusal = live.door.refuses(self.asked.authorization)
-        if refusal is not None:
-            return refusal
+        if self.asked.admitted is not live.door:
+            refusal = live.door.refuses(self.asked.authorization)
+            if refusal is not None:
+                return refusal
+            self.asked.admitted = live.door if live.door.lasting else None
         if self.asked.websocket and not self.takes_websocket:
             return refusals.NO_WEBSOCKET
         return refusals.TOO_LARGE if (self.asked.length or 0) > self.shared.max_body else None

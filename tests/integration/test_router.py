@@ -20,6 +20,7 @@ from headgate.evidence import Batch, PairKind, add
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable, seal
 from headgate_kit import listen
 from headgate_kit.layout import DataFolder
+from headgate_router.app import data_path
 from headgate_router.dataplanes.builtin.guard import Guarded
 from headgate_router.dataplanes.builtin.protocol import CallerConnection
 from headgate_router.main import ASGI, BUILTIN, ENVOY, Settings, Worker
@@ -911,7 +912,7 @@ def test_health_metrics_and_documents(tmp_path: Path) -> None:
         model = await Model(ok(b"1")).start()
         async with router(tmp_path) as system:
             get = system.caller.get
-            assert (await get("/healthz")).json() == {"status": "ok"}
+            assert (await get("/healthz")).json() == {"status": "ok", "data_path": data_path()}
             assert (await get("/readyz")).status_code == 503
             system.route(revision("rev", 1000, model))
             assert (await get("/readyz")).json()["generation"] == 1

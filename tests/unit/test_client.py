@@ -27,7 +27,7 @@ async def peer(answer: Answer) -> AsyncIterator[Connection]:
             writer.close()
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    connection = await connect("127.0.0.1", server.sockets[0].getsockname()[1], 5)
+    connection = await connect("127.0.0.1", server.sockets[0].getsockname()[1], 5, Connection)
     try:
         yield connection
     finally:
@@ -305,7 +305,7 @@ def test_nobody_listening_is_unreachable() -> None:
         server.close()
         await server.wait_closed()
         with pytest.raises(Unreachable):
-            await connect("127.0.0.1", port, 5)
+            await connect("127.0.0.1", port, 5, Connection)
 
     run(scenario())
 

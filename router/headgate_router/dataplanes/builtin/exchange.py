@@ -11,7 +11,7 @@ import asyncio
 import http
 import time
 from collections.abc import Coroutine, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from headgate_router import headers, mirror, refusals
 from headgate_router.dataplanes.builtin.client import Broken, Connection, TimedOut, Unreachable, UpstreamError
@@ -29,27 +29,36 @@ _PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
 _STATUS_LINES = {n: f"HTTP/1.1 {n} {_PHRASES.get(n, '')}\r\n".encode() for n in range(200, 600)}
 
 
-class Caller(Protocol):
+class Caller:
     """The caller's connection, as a request that came over it sees it."""
 
-    def write(self, data: bytes) -> None: ...
+    __slots__ = ()
+
+    def write(self, data: bytes) -> None:
+        raise NotImplementedError
 
     def hold(self) -> None:
         """Read no more of the request for now."""
+        raise NotImplementedError
 
-    def release(self) -> None: ...
+    def release(self) -> None:
+        raise NotImplementedError
 
     def abort(self) -> None:
         """The answer cannot be ended: let the caller see that it is cut short."""
+        raise NotImplementedError
 
     def date(self) -> bytes:
         """What the server itself says on every answer."""
+        raise NotImplementedError
 
     def stays(self, *, last: bool) -> bool:
         """Asked when an answer's head is written: whether the connection outlives it; `last`: it must not."""
+        raise NotImplementedError
 
     def answered(self) -> None:
         """The whole answer was written."""
+        raise NotImplementedError
 
 
 class Exchange(Request):

@@ -22,7 +22,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from headgate_router import headers, refusals
-from headgate_router.dataplanes.builtin.exchange import Exchange
+from headgate_router.dataplanes.builtin.exchange import Caller, Exchange
 from headgate_router.dataplanes.builtin.guard import BODY_S, HEAD_S, LINGER_S, MAX_HEAD, Guarded
 from headgate_router.dataplanes.builtin.tunnel import End, Tunnel
 from headgate_router.refusals import Refusal
@@ -101,7 +101,7 @@ class Known:
     asked: headers.Asked
 
 
-class CallerConnection:
+class CallerConnection(Caller):
     """One connection of a caller. At most one request of it is open; the next begins when its answer is out.
 
     An asyncio.Protocol by its methods, not by its base: a compiled class has none that is not.
@@ -180,6 +180,9 @@ class CallerConnection:
             self._keep_for_later(data)
         else:
             self._feed(data)
+
+    def eof_received(self) -> None:
+        """The caller says no more, so that nobody reads our answers either: the connection ends."""
 
     def pause_writing(self) -> None:
         self._slow = True
@@ -469,10 +472,10 @@ class CallerConnection:
 
     def _go_on(self) -> None:
         """Reads what came meanwhile."""
-        later = bytes(self._later)
-        self._later.clear()
         self.release()
-        if later:
+        if self._later:
+            later = bytes(self._later)
+            self._later.clear()
             self._feed(later)
 
     # Ending.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import Any, Protocol, cast
 
 from headgate.evidence import Outcome
@@ -106,7 +105,7 @@ class Tunnel(Exchange):
 
     def message(self, body: bytes, *, more: bool) -> Message | None:
         message = super().message(body, more=more)
-        return replace(message, fields=message.fields + _SWITCH) if message is not None else None
+        return message.adding(_SWITCH) if message is not None else None
 
     def _why_not(self, *args: Any, **kwargs: Any) -> str:
         return WEBSOCKET
