@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.numbers import keep
-from bench.router import change, mirrors, size
+from bench.router import change, mirrors, pairs, size
 from bench.router.job import JOB
 from bench.router.load import on_rest, paced, run, saturate, streams
 from bench.router.peers import PEERS, Peer, Running, Upstreams, found
@@ -26,9 +26,9 @@ from bench.router.places import CORES, REST, cpu_s, free_ports, memory_mb, runni
 
 from headgate_console.print import table
 
-PARTS = ("peers", "change", "mirrors", "size")
+PARTS = ("peers", "pairs", "change", "mirrors", "size")
 UPSTREAM = [sys.executable, "-m", "bench.router.upstream"]
-OURS, NGINX, ENVOY = "headgate", "nginx", "envoy"
+OURS, COMPILED, NGINX, ENVOY = "headgate", "headgate-compiled", "nginx", "envoy"
 Figures = dict[str, float]
 COLUMNS = {
     "cpu_s_per_10k": "CPU-s/10k", "rps": "req/s", "p50_ms": "p50", "p99_ms": "p99", "paced_p50_ms": "p50 @500",
@@ -38,7 +38,7 @@ COLUMNS = {
 GOALS = {
     "cpu_vs_nginx": 1.0, "cpu_vs_envoy": 0.5, "p50_vs_nginx": 1.0, "p99_vs_nginx": 1.0, "paced_p50_vs_nginx": 1.0,
     "paced_p99_vs_nginx": 1.0, "big_cpu_vs_nginx": 1.0, "events_cpu_vs_nginx": 1.0, "event_p99_ms": 1.0,
-    "weight_change_ms": 5.0, "acked_by_4_ms": 50.0, "memory_mb": 60.0, "failed": 0.0,
+    "pair_sampling_cpu_share": 0.03, "weight_change_ms": 5.0, "acked_by_4_ms": 50.0, "memory_mb": 60.0, "failed": 0.0,
 }  # fmt: skip
 
 
@@ -62,6 +62,9 @@ def main(argv: Sequence[str]) -> int:
             names = asked.peers.split(",") if asked.peers else [peer.name for peer in PEERS]
             chosen = [peer for peer in PEERS if peer.name in names]
             measured |= side_by_side(chosen, folder, up, asked.rounds, asked.seconds)
+        if "pairs" in parts and found("wrk"):
+            say("the sampling of pairs")
+            measured |= pairs.measure(folder, up, found("wrk") or "wrk", asked.seconds)
         if "change" in parts:
             say("a change of weights")
             measured |= change.measure(folder, up)
@@ -158,7 +161,7 @@ def per_10k(name: str, used_s: float, requests: int) -> Figures:
 
 def ratios(figures: dict[str, Figures]) -> dict[str, float]:
     """Ours by theirs, where both were measured."""
-    ours, found = figures.get(OURS, {}), {}
+    found = {}
     for name, peer, what in (
         ("cpu_vs_nginx", NGINX, "cpu_s_per_10k"), ("cpu_vs_envoy", ENVOY, "cpu_s_per_10k"),
         ("p50_vs_nginx", NGINX, "p50_ms"), ("p99_vs_nginx", NGINX, "p99_ms"),
@@ -167,8 +170,10 @@ def ratios(figures: dict[str, Figures]) -> dict[str, float]:
         ("cpu_vs_fastapi", "fastapi-httpx", "cpu_s_per_10k"),
     ):  # fmt: skip
         theirs = figures.get(peer, {}).get(what, 0.0)
-        if theirs and what in ours:
-            found[name] = round(ours[what] / theirs, 3)
+        for which, prefix in ((OURS, ""), (COMPILED, "compiled_")):
+            if theirs and what in figures.get(which, {}):
+                found[prefix + name] = round(figures[which][what] / theirs, 3)
+    ours = figures.get(OURS, {})
     return found | {name: ours[name] for name in ("event_p99_ms", "failed") if name in ours}
 
 

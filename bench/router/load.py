@@ -16,7 +16,7 @@ import uvloop
 from bench.control.measure import quantile
 from bench.router.job import BODY, CONNECTIONS, HEADERS, RATE, STREAMS, request
 from bench.router.places import REST
-from bench.router.upstream import EVENTS
+from bench.router.upstream import EVENTS, EVERY_S
 
 T = TypeVar("T")
 LATE_S = 10.0  # an answer that takes longer has failed
@@ -138,24 +138,48 @@ async def paced(port: int, path: str, seconds: float, rate: float = RATE) -> See
     return seen
 
 
+class Listening(asyncio.Protocol):
+    """Reads one stream of stamped events, with as little of its own time as can be."""
+
+    def __init__(self, seen: Seen, ended: asyncio.Future[None]) -> None:
+        self._seen = seen
+        self._ended = ended
+        self._tail = b""
+        self._left = EVENTS
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        now = time.monotonic_ns()
+        *whole, self._tail = (self._tail + data).split(b"\n\n")
+        for one in whole:
+            self._seen.requests += 1
+            self._seen.late_ms.append((now - int(one.rpartition(b"data: ")[2])) / 1e6)
+        self._left -= len(whole)
+        if self._left <= 0:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._seen.failed += self._left > 0
+        self._ended.set_result(None)
+
+
 async def streams(port: int, path: str, count: int = STREAMS) -> Seen:
-    """Event streams side by side; how late each event came, against the stamp its sender put in it."""
+    """Event streams side by side, begun one after the other over the time between two events, as callers come; how
+    late each event came, against the stamp its sender put in it.
+    """
+    loop = asyncio.get_running_loop()
     seen = Seen()
     started = time.perf_counter()
-
-    async def one() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request(path, port))
-        await reader.readuntil(b"\r\n\r\n")
-        for _ in range(EVENTS):
-            while not (line := await reader.readline()).startswith(b"data: "):
-                if not line:
-                    seen.failed += 1
-                    return
-            seen.requests += 1
-            seen.late_ms.append((time.monotonic_ns() - int(line[6:])) / 1e6)
-        writer.close()
-
-    await asyncio.gather(*[one() for _ in range(count)])
+    ends = []
+    for number in range(count):
+        await asyncio.sleep(max(0.0, started + number * EVERY_S / count - time.perf_counter()))
+        ended = loop.create_future()
+        _, listening = await loop.create_connection(lambda ended=ended: Listening(seen, ended), "127.0.0.1", port)
+        listening.transport.write(request(path, port))
+        ends.append(ended)
+    await asyncio.wait(ends, timeout=LATE_S + EVENTS * EVERY_S)
+    seen.failed += sum(not ended.done() for ended in ends)
     seen.seconds = time.perf_counter() - started
     return seen

@@ -19,6 +19,7 @@ from headgate.evidence import PairKind
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable, seal
 
 GREEN = round(SPLIT * 1000)
+COMPILED = Path(__file__).resolve().parents[2] / "build/compiled"
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,12 @@ class Peer:
     program: str  # what must be there; empty: part of this project
     configure: Callable[[Path, int, Upstreams], Sequence[str]]  # writes its files, answers its argv
     note: str = ""
+    imports: Path | None = None  # a folder that its Python looks into first
 
     def absent(self) -> str:
         """Why it is left out; empty: it is there."""
+        if self.imports is not None and not self.imports.is_dir():
+            return "not compiled: `make compile`"
         return "" if not self.program or found(self.program) else f"{self.program} is not installed"
 
     @contextmanager
@@ -52,7 +56,8 @@ class Peer:
         here.mkdir(parents=True, exist_ok=True)
         (port,) = free_ports(1)
         argv = self.configure(here, port, upstreams)
-        with running(argv, port, ROUTER, here / "log") as process:
+        env = {"PYTHONPATH": str(self.imports)} if self.imports is not None else None
+        with running(argv, port, ROUTER, here / "log", env) as process:
             until(lambda: answers(port), f"{self.name} does not answer")
             yield Running(process.pid, port)
 
@@ -240,6 +245,7 @@ def fastapi(folder: Path, port: int, up: Upstreams) -> Sequence[str]:
 
 PEERS = (
     Peer("headgate", "", headgate("builtin")),
+    Peer("headgate-compiled", "", headgate("builtin"), imports=COMPILED),
     Peer("headgate-asgi", "", headgate("asgi")),
     Peer("nginx", "nginx", nginx),
     Peer("haproxy", "haproxy", haproxy, "has no mirror"),
