@@ -142,20 +142,6 @@ def layers(into: Path, says: str, wheels: Path | None) -> None:
     script.chmod(0o755)
 
 
-def tools(into: Path, says: str, wheels: Path | None, *, compile: bool) -> None:
-    """What compiles the router's data path, if that is asked for: mypy and setuptools, for the base's Python."""
-    into.mkdir()
-    if not compile:
-        return
-    machine, major, minor = says.split()
-    index = ["--no-index", "--find-links", str(wheels)] if wheels else []
-    common = ["--python-version", f"{major}.{minor}", "--python-platform", f"{machine}-unknown-linux-gnu"]
-    lock = ["--constraint", str(ROOT / "requirements.lock"), "--target", str(into / "lib")]
-    command = [uv.find_uv_bin(), "pip", "install", "--quiet", "--only-binary", ":all:", *common, *index, *lock]
-    run([*command, "mypy", "setuptools"], dict(os.environ))
-    shutil.copy2(ROOT / "install/compile.py", into)
-
-
 def wheel_of_headgate() -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", scratch], dict(os.environ), ROOT)
@@ -191,16 +177,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--tag", default="", help="default: the version")
     parser.add_argument("--base", default=BASE, help="has Python 3.11 or newer and a shell; best by digest")
     parser.add_argument("--wheels", type=Path, help="a folder of wheels, where no package index can be reached")
-    parser.add_argument("--compile", action="store_true", help="the router's data path to machine code")
     parser.add_argument("--push", action="store_true")
     parser.add_argument("--insecure", action="store_true", help="the registry speaks plain HTTP")
     given = parser.parse_args(argv)
     made: dict[str, dict[str, str]] = {}
     maker = tool(given.insecure)
     with tempfile.TemporaryDirectory() as scratch:
-        says = maker.says(given.base)
-        layers(Path(scratch, "layers"), says, given.wheels)
-        tools(Path(scratch, "tools"), says, given.wheels, compile=given.compile)
+        layers(Path(scratch, "layers"), maker.says(given.base), given.wheels)
         version = run([sys.executable, "-m", "hatchling", "version"], dict(os.environ), ROOT)
         commit = run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], dict(os.environ))
         for name in NAMES:

@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,8 +208,8 @@ class Site:
         assert self.worker is not None
         return self.worker
 
-    def route(self, **more: Any) -> None:
-        """A new table; `more`: settings of the revision, or of the route."""
+    def route(self, opens: Sequence[bytes] = (KEY.encode(), b"other-key"), **more: Any) -> None:
+        """A new table; `opens`: keys; `more`: settings of the revision, or of the route."""
         if self.worker is None:
             return
         of_route = {key: more.pop(key) for key in ("repeatable", "mirrors") if key in more}
@@ -221,7 +221,7 @@ class Site:
             of_route.setdefault("mirrors", (Mirror("cand", 1000),))
         table = self.worker.routes.table
         generation = table.generation + 1 if table else 1
-        keys = (hashlib.sha256(KEY.encode()).hexdigest(), hashlib.sha256(b"other-key").hexdigest())
+        keys = tuple(hashlib.sha256(key).hexdigest() for key in opens)
         route = EndpointRoute("e", generation, "c" * 40, tuple(revisions), keys=keys, **of_route)
         self.worker.routes.swap(seal(RouteTable(generation, "c" * 40, {"e": route})))
 

@@ -455,6 +455,20 @@ def test_23_both_keys_open_nothing_else_does_and_none_goes_further(trap: Any) ->
     trap(scenario, only_ours=True)
 
 
+def test_23_a_key_taken_away_opens_nothing_more_on_the_connection_it_was_used_on(trap: Any) -> None:
+    async def scenario(site: Any) -> None:
+        caller = await site.caller()
+        statuses = []
+        for opens in ([b"the-key"], [b"the-key", b"other-key"], [b"other-key"]):
+            site.route(opens)
+            for _ in range(2):
+                caller.write(site.request())
+                statuses.append((await caller.answer()).status)
+        assert statuses == [200, 200, 200, 200, 401, 401]
+
+    trap(scenario, only_ours=True)
+
+
 def test_24_a_refusal_before_the_body_was_read_arrives(trap: Any) -> None:
     async def scenario(site: Any) -> None:
         short = await site.caller()
