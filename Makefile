@@ -46,7 +46,6 @@ test: setup  ## All tests
 	@# One after the other: these measure a whole system, and each takes the machine for itself.
 	$(BIN)/python -m pytest tests/e2e tests/faults $(ARGS) $(NONE_IS_FINE)
 
-fuzz: setup  ## The router's parsers on random bytes for long; then guided by coverage (extra `fuzz`) for FUZZ_S=600
 compile: $(COMPILED)/.ready  ## The router's data path as machine code, in build/compiled; needs a C compiler
 
 $(COMPILED)/.ready: $(STAMP) install/compile.py $(shell find core router -name '*.py')
@@ -58,7 +57,7 @@ $(COMPILED)/.ready: $(STAMP) install/compile.py $(shell find core router -name '
 test-compiled: compile  ## The tests of the data path, on what `make compile` made
 	HEADGATE_COMPILED=1 PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python -m pytest $(TESTS_COMPILED) $(ARGS)
 
-fuzz: setup  ## The router's parsers on random bytes, for longer than in `make test`
+fuzz: setup  ## The router's parsers on random bytes for long; then guided by coverage (extra `fuzz`) for FUZZ_S=600
 	HEADGATE_FUZZ=100 $(BIN)/python -m pytest tests/property/test_protocol.py $(ARGS)
 	$(BIN)/python tests/fuzz/protocol.py -max_total_time=$(FUZZ_S)
 
