@@ -91,7 +91,8 @@ def headgate(dataplane: str, mirror: float = MIRROR) -> Callable[[Path, int, Ups
         tables.mkdir(parents=True, exist_ok=True)
         (tables / "router-0.json").write_bytes(codec.canonical(table(upstreams, mirror)))
         where = ("--data", str(folder / "data"), "--port", str(port))
-        return [sys.executable, "-m", "headgate_router", *where, "--dataplane", dataplane]
+        threads = ("--envoy-threads", "1") if dataplane == "envoy" else ()
+        return [sys.executable, "-m", "headgate_router", *where, "--dataplane", dataplane, *threads]
 
     return configure
 
@@ -247,6 +248,7 @@ PEERS = (
     Peer("headgate", "", headgate("builtin")),
     Peer("headgate-compiled", "", headgate("builtin"), imports=COMPILED),
     Peer("headgate-asgi", "", headgate("asgi")),
+    Peer("headgate-envoy", "envoy", headgate("envoy"), "one thread of Envoy, and the router's process beside it"),
     Peer("nginx", "nginx", nginx),
     Peer("haproxy", "haproxy", haproxy, "has no mirror"),
     Peer("envoy", "envoy", envoy),

@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 import uvloop
 
+import envoyplane
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable, seal
 from headgate_kit import listen
 from headgate_kit.layout import DataFolder
-from headgate_router.main import ASGI, BUILTIN, Settings, Worker
+from headgate_router.main import ASGI, BUILTIN, ENVOY, Settings, Worker
 
 KEY = "the-key"
 PATH = b"/endpoints/e/score"
@@ -225,7 +226,13 @@ class Site:
         route = EndpointRoute("e", generation, "c" * 40, tuple(revisions), keys=keys, **of_route)
         self.worker.routes.swap(seal(RouteTable(generation, "c" * 40, {"e": route})))
 
+    async def served(self) -> None:
+        """Until the last table decides: at once, but for Envoy."""
+        if self.worker is not None and self.worker.side is not None:
+            await self.worker.side.plane.served(DEADLINE_S)
+
     async def caller(self) -> Caller:
+        await self.served()
         caller = Caller(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 22))
         self.callers.append(caller)
         return caller
@@ -256,7 +263,9 @@ class Site:
 
     async def settled(self) -> None:
         """Until every request and copy has ended."""
-        if self.worker is not None:
+        if self.worker is not None and self.worker.side is not None:
+            await envoyplane.settled(self.worker.side)
+        elif self.worker is not None:
             worker = self.worker
             await until(lambda: worker.book.in_flight == 0 and worker.mirrors.running == 0)
 
@@ -273,12 +282,14 @@ async def until(true: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def ours(kind: str, folder: Path, model: Model, **settings: Any) -> AsyncIterator[Site]:
+    sock = envoyplane.prepare(settings) if kind == ENVOY else listen.bind("127.0.0.1", 0)
     worker = Worker(Settings(DataFolder(folder), "router-0", dataplane=kind, **settings))
-    sock = listen.bind("127.0.0.1", 0)
     serving = asyncio.create_task(worker.serve(sock))
     site = Site(kind, model, sock.getsockname()[1], worker)
     site.route()
     try:
+        if kind == ENVOY:
+            await envoyplane.listening(f"http://127.0.0.1:{site.port}")
         yield site
     finally:
         worker.end()
@@ -369,6 +380,8 @@ class Trap:
             raise
 
 
-@pytest.fixture(params=[BUILTIN, ASGI, *(name for name in PEERS if shutil.which(name))])
+@pytest.fixture(params=[BUILTIN, ASGI, envoyplane.PARAM, *(name for name in PEERS if shutil.which(name))])
 def trap(request: pytest.FixtureRequest, tmp_path: Path) -> Trap:
+    if request.param == ENVOY:
+        envoyplane.expect(request)
     return Trap(request.param, tmp_path)
