@@ -38,7 +38,8 @@ def open_catalogue(name: str, source: CatalogueSource, folder: Path) -> Catalogu
     loaded = plugins.load(GROUP)
     if source.kind not in loaded.adapters:
         known = ", ".join(sorted(loaded.adapters)) or "none"
-        raise TerminalError(f"catalogue {name}: there is no kind `{source.kind}`; installed are: {known}")
+        broken = "".join(f"; {finding.message}" for finding in loaded.findings)
+        raise TerminalError(f"catalogue {name}: there is no kind `{source.kind}`; installed are: {known}{broken}")
     found: Catalogue = loaded.adapters[source.kind](name, source, credentials(source, folder))
     return found
 

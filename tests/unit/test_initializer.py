@@ -48,3 +48,16 @@ def test_what_cannot_be_had_ends_with_why_in_the_last_line(tmp_path: Path) -> No
     assert "headgate.yml has no catalogue `lake` any more" in gone.stderr.splitlines()[-1]
     assert fetched({"into": 3}).returncode == 1
     assert not into.exists()
+
+
+def test_a_fetch_needs_nothing_that_a_build_s_image_lacks() -> None:
+    lacks = ("yaml", "ruamel", "git", "hera", "kubernetes", "click", "rich", "jsonschema")
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys({lacks!r}))
+from headgate import plugins
+loaded = plugins.load("headgate.catalogue")
+print(*sorted(loaded.adapters), *loaded.findings)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["folder", "mlflow", "oci", "s3"]

@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from headgate.yamltext import parse as parse_yaml
-
 LATEST = "latest"
 LABELS = "labels.yml"  # a map of label -> version, beside a model's versions
 LABELS_LIMIT = 64 * 1024  # bytes
@@ -58,6 +56,8 @@ def _labelled(asked: Reference, versions: Sequence[str], labels: Mapping[str, st
 
 def read_labels(data: bytes, file: str) -> Mapping[str, str]:
     """A labels.yml. Raises LookupError: it is not one."""
+    from headgate.yamltext import parse as parse_yaml  # only who pins needs it: a build's image has no YAML
+
     parsed = parse_yaml(data, file)
     value = parsed.document.value if parsed.document else None
     if parsed.findings or not isinstance(value, dict):
