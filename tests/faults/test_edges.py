@@ -186,6 +186,52 @@ def test_a_model_the_catalogue_lacks_is_refused_with_what_it_has(live: System) -
     assert finding["place"]["line"] == 8
 
 
+def test_a_label_of_a_catalogue_outside_moves_with_its_file_and_a_revert_takes_it_back(live: System) -> None:
+    lake = live.folder / "lake"
+
+    def register(version: str) -> None:
+        (lake / "adder" / version).mkdir(parents=True)
+        (lake / "adder" / version / "weights.json").write_text(f"[{version}]")
+
+    def served() -> str:
+        return str(ask(live)[2]["folder"]).rpartition("/")[2]
+
+    register("1")
+    live.write("headgate.yml", f"catalogues: {{lake: {{kind: folder, url: {lake}}}}}\nremoval_grace: 1s\n")
+    with_model(live, "outside", "azureml:adder@latest")
+    live.settled(live.push("the latest of the lake"))
+    assert served() == "1"
+    register("2")
+    split(live, endpoint="tags: {unrelated: change}\n", outside=100)
+    live.settled(live.push("an unrelated change"))
+    assert served() == "1"
+    path = "endpoints/adder/deployments/outside.yml"
+    live.write(path, (live.work / path).read_text() + "tags: {model: newer}\n")
+    live.settled(live.push("what is the latest now"))
+    assert served() == "2"
+    live.settled(live.revert())
+    assert served() == "1"
+    (lake / "adder/2/weights.json").write_text("[3]")
+    with_model(live, "changed", "azureml:adder:2")
+    commit = live.push("a version that was pinned before it changed would be refused; this one is pinned as it is")
+    live.settled(commit)
+    assert ask(live)[2]["files"] == {"weights.json": "[3]"}
+
+
+def test_a_catalogue_that_is_away_is_said_and_nobody_has_to_push_again(live: System) -> None:
+    lake = live.folder / "far-lake"
+    live.write("headgate.yml", f"catalogues: {{lake: {{kind: folder, url: {lake}}}}}\nremoval_grace: 1s\n")
+    with_model(live, "late", "azureml:adder:1")
+    commit = live.push("a lake that is not there yet")
+    codes = [f["code"] for f in live.until("the finding", lambda: live.endpoint()["findings"])]
+    assert "catalogue-unreachable" in codes
+    assert ask(live)[0] == 200, "what serves, serves on"
+    (lake / "adder/1").mkdir(parents=True)
+    (lake / "adder/1/weights.json").write_text("[1]")
+    live.settled(commit)
+    assert ask(live)[2]["files"] == {"weights.json": "[1]"}
+
+
 ENVIRONMENTS = {
     "a package that cannot be resolved": ("{dependencies: [pip: [six==999.0]]}", "six==999.0"),
     "an interpreter that is not here": ("{dependencies: [python=3.6]}", "3.6"),
