@@ -154,15 +154,16 @@ class Exchange(Request):
         elif self.asked.length is None:
             self._send(b"0\r\n\r\n")
 
-    def leave(self) -> None:
-        """The caller is gone: so is its request, at once."""
+    def leave(self, status: int = refusals.CLIENT_GONE) -> None:
+        """The caller is gone: so is its request, at once. `status`: what it was told, if it was told why."""
         if self.ended:
             return
         self.left()
+        self.status = status
         self._drop()
         self._close()
         if self.sending is None:
-            self.refused(refusals.CLIENT_GONE)
+            self.refused(status)
 
     def slow(self, yes: bool) -> None:
         """Whether the caller reads slower than the model answers."""

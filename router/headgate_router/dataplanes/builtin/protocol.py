@@ -489,8 +489,9 @@ class CallerConnection(Caller):
             self._finish()
             return
         else:
-            exchange.leave()
-            if exchange.begun:
+            begun = exchange.begun
+            exchange.leave(refusals.CLIENT_GONE if begun else refusal.status)
+            if begun:
                 self.abort()
                 return
         self._refuse(refusal)
