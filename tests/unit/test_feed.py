@@ -410,3 +410,61 @@ def test_a_table_of_a_newer_controller_is_served_kept_and_booted_from(tmp_path: 
         assert again.routes.find("e") is not None
 
     run(scenario())
+
+
+class Beside:
+    """Serves in the worker's place, when it is told to."""
+
+    def __init__(self) -> None:
+        self.acked: RouteTable | None = None
+        self.refused = ""
+        self.cannot: tuple[str, ...] = ()
+
+    def problems(self, table: RouteTable) -> tuple[str, ...]:
+        return self.cannot
+
+    async def served(self, seconds: float) -> None:
+        return None
+
+
+def beside(root: Path) -> tuple[Side, Beside]:
+    side, plane = Side(root), Beside()
+    side.feed = Feed(side.data, "router-0", side.routes, side.book, Random(1), plane=plane)
+    return side, plane
+
+
+def test_what_serves_in_the_workers_place_acknowledges(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        side, plane = beside(tmp_path)
+        new = table(5)
+        controller = Controller(side.data, lambda r: ExchangeReply(r.sequence, new if r.acked is None else None))
+        await controller.start()
+        assert await side.feed.exchange()
+        assert side.routes.table == new  # callers are admitted by it already
+        assert not await side.feed.exchange()  # offered again: no news
+        plane.acked = side.routes.table
+        assert not await side.feed.exchange()
+        assert [heard.acked and heard.acked.generation for heard in controller.heard] == [None, None, 5]
+        controller.stop()
+
+    run(scenario())
+
+
+def test_what_serves_in_the_workers_place_can_refuse_before_and_after(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        side, plane = beside(tmp_path)
+        controller = Controller(side.data, lambda r: ExchangeReply(r.sequence, table(5)))
+        await controller.start()
+        plane.cannot = ("e: replica x is no IP address and port",)
+        assert not await side.feed.exchange()
+        assert side.routes.table is None
+        plane.cannot = ()
+        assert await side.feed.exchange()
+        plane.refused = "Envoy refused clusters 2; its log says why"
+        await side.feed.exchange()
+        assert [heard.refused for heard in controller.heard] == [
+            (), ("table 5: e: replica x is no IP address and port",), (plane.refused,),
+        ]  # fmt: skip
+        controller.stop()
+
+    run(scenario())

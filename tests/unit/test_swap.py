@@ -76,3 +76,11 @@ def test_routes_that_are_equal_are_the_very_same_and_not_checked_again() -> None
     assert problems(came, serving) == ("two: traffic adds up to 900 per mille, expected 1000 or 0",)
     assert keeping(came, None) is came
     assert set(keeping(table(3, one=ONE), serving).endpoints) == {"one"}
+
+
+def test_who_serves_in_our_place_is_told_of_every_table() -> None:
+    routes, told = Routes(Random(1)), []
+    routes.changed = lambda: told.append(routes.table.generation if routes.table else 0)
+    routes.swap(table(1, one=ONE))
+    routes.swap(table(2, one=ONE))
+    assert told == [1, 2]
