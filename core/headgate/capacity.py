@@ -232,7 +232,7 @@ def by_turns(
         return None
     one = coming[0]
     names = sorted({n.what for n in (*leaving, *coming)})
-    what = f"{' and '.join(names)}, by turns,"
+    what = f"{' and '.join(names)} by turns"
     asked = replace(one, what=what, count=max(0, most - there))
     return Way(name, [asked], [*kept, replace(one, what=what, count=min(there, most))])
 

@@ -2,11 +2,13 @@
 
 `parallel`: both in whole, side by side. `partial`: instances follow the traffic, so that what leaves makes room for
 what comes. `swap`: what leaves ends first, and callers are not answered until the other is ready.
-Refuses to take more from a side than its traffic leaves over: at no moment has it fewer instances than its share.
+Refuses to take more from a side than its traffic leaves over: at no moment has it fewer instances than its share, to a
+twentieth of one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from headgate.phases import DEPLOY, MIRROR, STEP
 from headgate.plan import Plan
 from headgate.traffic import WHOLE, between
 
+SLACK = 0.05  # of an instance: a third is 33 % or 34 %, and must not take one more on either side
 PARALLEL, PARTIAL, SWAP = "parallel", "partial", "swap"
 
 
@@ -90,4 +93,4 @@ def _coming(sides: Sides, plan: Plan, split: Mapping[str, int]) -> dict[str, int
 
 def _share(count: int, part: int, whole: int) -> int:
     """Of so many instances for `whole`, those that `part` needs: rounded up, one at least, all at most."""
-    return count if not whole else min(count, max(1, -(-count * part // whole)))
+    return count if not whole else min(count, max(1, math.ceil(count * part / whole - SLACK)))

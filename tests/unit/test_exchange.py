@@ -163,8 +163,8 @@ def test_the_way_says_how_many_more_places_it_needs() -> None:
     rollout = replace(rollout, target=replace(rollout.target, process=replace(PROCESS, capacity=PARTIAL)))
     way = exchange.turns(world.head, rollout, GPU, there=4)
     assert way is not None
-    assert [(n.what, n.count, n.pool) for n in way.needs] == [("fraud/blue, by turns,", 1, "gpu")]
-    assert [(n.what, n.count) for n in way.beside] == [("fraud/blue, by turns,", 4)]
+    assert [(n.what, n.count, n.pool) for n in way.needs] == [("fraud/blue by turns", 1, "gpu")]
+    assert [(n.what, n.count) for n in way.beside] == [("fraud/blue by turns", 4)]
 
 
 def test_what_is_kept_warm_makes_room_for_who_waits() -> None:
