@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Protocol, cast
+from collections.abc import Sequence
+from typing import Protocol, cast
 
 from headgate.evidence import Outcome
 from headgate_router import headers, refusals
 from headgate_router.dataplanes.builtin.client import Connection
-from headgate_router.dataplanes.builtin.exchange import Exchange
+from headgate_router.dataplanes.builtin.exchange import Caller, Exchange
 from headgate_router.dataplanes.builtin.frames import GOING_AWAY, GOING_AWAY_MASKED, Frames
 from headgate_router.mirror import WEBSOCKET
 from headgate_router.refusals import Refusal
+from headgate_router.request import Desk
+from headgate_router.routes import LiveRoute
 from headgate_router.tunnels import Key, Why
 from headgate_router.upstream import Message, Replica
 
@@ -75,8 +78,19 @@ class Tunnel(Exchange):
 
     takes_websocket = True
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(
+        self,
+        shared: Desk,
+        caller: Caller,
+        name: str,
+        rest: bytes,
+        method: bytes,
+        query: bytes,
+        fields: Sequence[headers.Field],
+        version: str,
+        asked: headers.Asked,
+    ) -> None:
+        super().__init__(shared, caller, name, rest, method, query, fields, version, asked)
         self.key: Key = ("", "", "")
         self.near: End  # the caller's
         self.far: End  # the model's
@@ -107,7 +121,7 @@ class Tunnel(Exchange):
         message = super().message(body, more=more)
         return message.adding(_SWITCH) if message is not None else None
 
-    def _why_not(self, *args: Any, **kwargs: Any) -> str:
+    def _why_not(self, live: LiveRoute, *, more: bool) -> str:
         return WEBSOCKET
 
     def _attempt(self) -> None:
