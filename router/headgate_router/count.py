@@ -197,6 +197,10 @@ class Book:
         dropped = self._page(endpoint, generation).dropped
         dropped[why] = dropped.get(why, 0) + n
 
+    def wants_pair(self, endpoint: str, generation: int) -> bool:
+        """Whether the sample has room for one more; asked before an answer is read and blanked for it."""
+        return len(self._page(endpoint, generation).pairs) < MAX_PAIRS and self._pair_bytes < MAX_PAIR_BYTES
+
     def pair(self, endpoint: str, generation: int, pair: Pair) -> None:
         """Keeps the pair if there is room for it."""
         page = self._page(endpoint, generation)

@@ -38,6 +38,7 @@ WEBSOCKET = "websocket"
 NO_UPSTREAM = "no_upstream"
 LIVE_FAILED = "live_failed"  # there is no whole live answer to compare with
 COPY_FAILED = "copy_failed"
+NOT_SAMPLED = "not_sampled"  # the sample was full
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,8 @@ class Mirrors:
             self._drop(copy, LIVE_FAILED)
         elif seen is None:
             self._drop(copy, COPY_FAILED)
+        elif not self._book.wants_pair(copy.route.route.name, copy.route.route.generation):
+            self._drop(copy, NOT_SAMPLED)
         else:
             route = copy.route
             pair = Pair(copy.mirror.kind, copy.request_id, copy.live.answer(route.redact), seen.answer(route.redact))

@@ -109,7 +109,9 @@ def test_pairs_are_a_bounded_sample() -> None:
     book = Book()
     for _ in range(count.MAX_PAIRS + 7):
         book.pair("e", 1, pair())
+    assert (book.wants_pair("e", 1), book.wants_pair("other", 1)) == (False, True)
     (batch,) = book.seal(1.0)
+    assert book.wants_pair("e", 1)
     assert len(batch.pairs) == count.MAX_PAIRS
     assert batch.dropped == {"not_sampled": 7}
 
