@@ -199,7 +199,8 @@ class Book:
 
     def wants_pair(self, endpoint: str, generation: int) -> bool:
         """Whether the sample has room for one more; asked before an answer is read and blanked for it."""
-        return len(self._page(endpoint, generation).pairs) < MAX_PAIRS and self._pair_bytes < MAX_PAIR_BYTES
+        page = self._pages.get((endpoint, generation))
+        return self._pair_bytes < MAX_PAIR_BYTES and (page is None or len(page.pairs) < MAX_PAIRS)
 
     def pair(self, endpoint: str, generation: int, pair: Pair) -> None:
         """Keeps the pair if there is room for it."""
