@@ -228,8 +228,8 @@ def test_a_catalogue_that_is_away_is_said_and_nobody_has_to_push_again(live: Sys
     assert ask(live)[0] == 200, "what serves, serves on"
     (lake / "adder/1").mkdir(parents=True)
     (lake / "adder/1/weights.json").write_text("[1]")
-    live.settled(commit)
-    assert ask(live)[2]["files"] == {"weights.json": "[1]"}
+    live.until("its answers", lambda: ask(live)[2].get("files") == {"weights.json": "[1]"})
+    assert live.settled(commit)["sync"] == "Synced"
 
 
 ENVIRONMENTS = {
