@@ -43,11 +43,16 @@ class Commits:
         record: SqliteRecord,
         check: Callable[[Reading, Tree], tuple[Finding, ...]],
         outside: Outside | None = None,
+        moot: frozenset[str] = frozenset(),
     ) -> None:
+        """Args:
+        moot: codes of findings that say nothing here, such as what one machine cannot do.
+        """
         self._repo = repo
         self._heads = heads
         self._record = record
         self._check = check  # gates known by entry point, admission
+        self._moot = moot
         self._outside = outside  # asks catalogues outside the repo
         self._waiting: set[str] = set()  # endpoints whose models could not be looked up
         self._again_at = 0.0  # when they are read again, by a clock that only goes forward
@@ -143,7 +148,8 @@ class Commits:
             self._heads.change(endpoint, lambda draft: forget(draft, tree.commit))
             return
         reading = read_endpoint(tree, endpoint, self.settings, pin, self._cache)
-        findings = (*reading.findings, *self._check(reading, tree))
+        said = (*reading.findings, *self._check(reading, tree))
+        findings = tuple(finding for finding in said if finding.code not in self._moot)
         self._index(endpoint, reading.files)
         if any(f.code in AWAY for f in findings):
             self._waiting.add(endpoint)

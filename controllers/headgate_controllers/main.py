@@ -212,7 +212,9 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         data, env=op_environment, on_change=lambda name: wake(_endpoint_of(heads, name))
     )
     outsiders = Outsiders(record, data.catalogues)
-    commits = Commits(repo, heads, record, checked, outsiders)
+    on_cluster = getattr(platform, "runs", "folder") == "image"
+    moot = frozenset({"clusters-only"}) if on_cluster else frozenset[str]()
+    commits = Commits(repo, heads, record, checked, outsiders, moot)
     acts = Acts(
         heads=heads,
         platform=platform,

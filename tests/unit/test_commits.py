@@ -35,9 +35,9 @@ class Desk:
         self.repo = EndpointsRepo(str(self.work), folder / "mirror.git")
         self.restart()
 
-    def restart(self, outside: Outside | None = None) -> None:
+    def restart(self, outside: Outside | None = None, moot: frozenset[str] = frozenset()) -> None:
         self.heads = Heads(self.record, lambda: 1_000.0)
-        self.commits = Commits(self.repo, self.heads, self.record, lambda reading, tree: (), outside)
+        self.commits = Commits(self.repo, self.heads, self.record, lambda reading, tree: (), outside, moot)
 
     def git(self, *arguments: str) -> str:
         command = ["git", "-C", str(self.work), "-c", "user.name=Ada", "-c", "user.email=a@example.org", *arguments]
@@ -198,3 +198,19 @@ def test_a_catalogue_that_is_away_is_asked_again_without_a_commit(desk: Desk, mo
     head = desk.heads.get("churn")
     assert head.findings == ()
     assert head.active is not None
+
+
+@pytest.mark.parametrize(
+    ("moot", "expected"),
+    [(frozenset[str](), ["clusters-only"]), (frozenset({"clusters-only"}), [])],
+    ids=["one machine", "a cluster"],
+)
+def test_what_one_machine_cannot_do_is_said_on_one_machine_only(
+    desk: Desk, moot: frozenset[str], expected: list[str]
+) -> None:
+    scaled = "type: kubernetes\nscale_settings: {type: target_utilization, min_instances: 1, max_instances: 3}\n"
+    desk.put("endpoints/fraud/deployments/blue.yml", DEPLOYMENT + scaled)
+    desk.commit()
+    desk.restart(moot=moot)
+    desk.commits.look()
+    assert [found.code for found in desk.heads.get("fraud").findings] == expected
