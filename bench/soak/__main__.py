@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -125,6 +126,8 @@ class Soak:
         """The next fault, to the one of its kind that runs longest. False: not everything is up since the last one."""
         if self.acked <= self.acked_then:  # all workers, and the controller, say that they are
             return False
+        if not all(listens(port) for ports in self.ports.values() for port in ports):  # a revision without any is 503
+            return False
         kind, number = FAULTS[self.faults.total() % len(FAULTS)]
         names = [name for name in self.running if name.startswith(kind.partition(" ")[0])]
         name = min(names, key=lambda one: self.since[one])
@@ -162,6 +165,14 @@ class Soak:
             process.kill()
             process.communicate()
         self.sock.close()
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def free_port() -> int:

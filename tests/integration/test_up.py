@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -9,7 +10,9 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +25,7 @@ from headgate_kit import child
 from headgate_kit.files import Locked
 from headgate_kit.layout import DataFolder
 
-WITHIN_S = 20.0
+WITHIN_S = 60.0  # a deadline, for a machine that does much else
 LOOPS = "import time\nwhile True: time.sleep(0.05)"
 SAYS_WHEN_STOPPED = (
     "import signal, sys, time\n"
@@ -192,6 +195,52 @@ def test_the_listening_socket_is_taken_over_from_a_running_router(data: DataFold
         eventually(lambda: child.pid(data.services / "router-0") not in (None, pid))
         assert _status(port) == 404, "a connect while the router was away waited for it"
     second.close()
+
+
+def test_router_workers_that_are_replaced_one_by_one_lose_no_request(data: DataFolder) -> None:
+    """As an upgrade does: SIGTERM, and the supervisor starts what is installed now."""
+    sock = up.listening(data, ground(data))
+    port = up.write_down(data, ground(data), sock)
+    seen: Counter[str] = Counter()
+    over = threading.Event()
+
+    def call() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WITHIN_S)
+        while not over.is_set():
+            try:
+                connection.request("POST", "/endpoints/none/score", b"{}")
+                answer = connection.getresponse()
+                answer.read()
+                seen[str(answer.status)] += 1
+            except (http.client.HTTPException, OSError) as error:
+                seen[type(error).__name__] += 1
+                connection.close()
+        connection.close()
+
+    def replace_one(name: str) -> None:
+        offered = (data.services / name / "listen.sock").exists
+        eventually(offered)
+        pid = pid_of(data, name)
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: child.pid(data.services / name) not in (None, pid))
+        eventually(offered)
+        before = seen.total()
+        eventually(lambda: seen.total() > before + 50)
+
+    services = [one for one in up.services(data, replace(ground(data), workers=2), sock) if one.name != "controller"]
+    callers = [threading.Thread(target=call, name=f"caller-{index}") for index in range(4)]
+    with Watched(Supervisor(data, services, lambda _: None)):
+        for caller in callers:
+            caller.start()
+        try:
+            for name in ("router-0", "router-1"):
+                replace_one(name)
+        finally:
+            over.set()
+            for caller in callers:
+                caller.join(WITHIN_S)
+    sock.close()
+    assert set(seen) == {"404"}, seen
 
 
 def _status(port: int) -> int:
