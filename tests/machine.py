@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +73,31 @@ class Machine:
         finally:
             self.start(part)
 
-    def kill_container(self, pod: Any) -> None:
-        """With -9: the processes of the pod's first container, past its kubelet."""
+    def kill_container(self, pod: Any) -> bool:
+        """With -9: the processes of the pod's first container, past its kubelet. False: it has ended already."""
         status = pod["status"]["containerStatuses"][0]
         container = status["containerID"].rpartition("/")[2]
         socket = self._run / f"node-{pod['spec']['nodeName']}/containerd.sock"
         words = ["ctr", "-a", str(socket), "-n", "k8s.io", "task", "kill", "-s", "SIGKILL", container]
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=20)
-        assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+        gone = "not found" in done.stderr
+        assert done.returncode == 0 or gone, f"{' '.join(words)}: {done.stderr}"
+        return not gone
+
+    @contextmanager
+    def cut_off(self, addresses: Sequence[str], server: str) -> Iterator[None]:
+        """Pods of these addresses do not reach a server of this machine meanwhile: what they had open is reset."""
+        rules = [
+            ["INPUT", "-s", address, "-d", server, "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset"]
+            for address in addresses
+        ]
+        for rule in rules:
+            subprocess.run(["iptables", "-I", *rule], check=True, timeout=20)
+        try:
+            yield
+        finally:
+            for rule in rules:
+                subprocess.run(["iptables", "-D", *rule], check=True, timeout=20)
 
     def _parts(self) -> list[tuple[str, str]]:
         lines = (self._run / "pids").read_text().splitlines()

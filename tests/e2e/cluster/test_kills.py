@@ -71,12 +71,13 @@ def kill_kubelet(world: World) -> Callable[[], bool]:
 
 
 def kill_op(world: World) -> Callable[[], bool] | None:
-    """The newest that runs. None: none does."""
+    """The newest that runs. None: none does, or it has just ended."""
     running = [pod for pod in world.pods("op") if pod["status"]["phase"] == "Running"]
     if not running:
         return None
     victim = max(running, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-    world.machine.kill_container(victim)
+    if not world.machine.kill_container(victim):
+        return None
     return lambda: all(
         pod["metadata"]["name"] != victim["metadata"]["name"] or pod["status"]["phase"] != "Running"
         for pod in world.pods("op")
