@@ -13,7 +13,7 @@ from typing import Any
 
 from headgate.assets import Pin
 from headgate.draft import Draft
-from headgate.findings import Finding, HeadgateError, Place
+from headgate.findings import Finding, HeadgateError, Place, TransientError
 from headgate.intent import accept, forget, reject
 from headgate.ports import Tree
 from headgate.process import Settings
@@ -62,6 +62,7 @@ class Commits:
         self.findings: tuple[Finding, ...] = ()  # of headgate.yml and of the repo as a whole
         self.seen = ""  # newest commit on the branch
         self.error = ""  # why the repo cannot be read; empty: it can
+        self._unknown = False  # a commit was handled, and its settings could not be read again
         for head in heads.all():
             if head.asked:
                 self._index(head.endpoint, head.asked.files)
@@ -94,6 +95,8 @@ class Commits:
             return ()
         self.error = ""
         self.seen = head
+        if self._unknown:
+            self._restore_settings()
         if head == self.handled:
             return self._look_again(head)
         if not self._descends(head):
@@ -118,6 +121,7 @@ class Commits:
     def _take_up(self, commit: str) -> tuple[str, ...]:
         tree = self._repo.tree(commit)
         self.settings, self.findings = read_settings(tree)
+        self._unknown = False
         touched = self._touched(commit, tree)
         if any(f.is_error for f in self.findings):
             log.warning("%s: headgate.yml is refused: %s", commit[:10], self.findings[0].message)
@@ -181,10 +185,30 @@ class Commits:
         for path in files:
             self._readers[path].add(endpoint)
 
+    def ground(self) -> Settings:
+        """The settings, for whoever starts something by them.
+
+        Raises TransientError: a commit was taken up, and git cannot be read now to say by which settings. With others
+        the same revision would be started another way, and what serves would be replaced.
+        """
+        if self._unknown:
+            raise TransientError(f"headgate.yml cannot be read: {self.error}")
+        return self.settings
+
     def _restore_settings(self) -> None:
-        """After a restart: the settings of the commit that was handled."""
-        if self.handled:
-            try:
-                self.settings, self.findings = read_settings(self._repo.tree(self.handled))
-            except HeadgateError as error:
-                self.error = str(error)
+        """After a restart: the settings of the commit that was handled; our copy of the repo may be lost."""
+        if not self.handled:
+            return
+        self._unknown = True
+        try:
+            self.settings, self.findings = read_settings(self._tree_of(self.handled))
+            self._unknown = False
+        except HeadgateError as error:
+            self.error = str(error)
+
+    def _tree_of(self, commit: str) -> Tree:
+        try:
+            return self._repo.tree(commit)
+        except HeadgateError:
+            self._repo.fetch()
+            return self._repo.tree(commit)

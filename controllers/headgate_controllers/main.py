@@ -222,7 +222,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         servers={name: server() for name, server in adapters.all("server").items()},
         repo=repo,
         workflow=workflow,
-        settings=lambda: commits.settings,
+        settings=commits.ground,
         keep=record.add_looks,
         wake=wake,
     )

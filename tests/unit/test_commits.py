@@ -214,3 +214,29 @@ def test_what_one_machine_cannot_do_is_said_on_one_machine_only(
     desk.restart(moot=moot)
     desk.commits.look()
     assert [found.code for found in desk.heads.get("fraud").findings] == expected
+
+
+def test_settings_are_those_of_the_commit_that_was_handled_also_when_our_copy_of_the_repo_is_lost(desk: Desk) -> None:
+    desk.put("headgate.yml", "instance_types:\n  small: {cpus: 0.5, memory_gb: 1}\n")
+    desk.commit()
+    desk.commits.look()
+    desk.repo.close()
+    desk.repo = EndpointsRepo(str(desk.work), desk.folder / "another.git")
+    desk.restart()
+    assert desk.commits.ground().instance_types["small"].cpus == 0.5
+
+
+def test_nothing_is_started_by_settings_that_cannot_be_read(desk: Desk) -> None:
+    desk.put("headgate.yml", "instance_types:\n  small: {cpus: 0.5, memory_gb: 1}\n")
+    desk.commit()
+    desk.commits.look()
+    desk.repo.close()
+    away = desk.folder / "away"
+    desk.work.rename(away)
+    desk.repo = EndpointsRepo(str(desk.work), desk.folder / "another.git")
+    desk.restart()
+    with pytest.raises(TransientError, match=r"headgate\.yml cannot be read"):
+        desk.commits.ground()
+    away.rename(desk.work)
+    assert desk.commits.look() == ()
+    assert desk.commits.ground().instance_types["small"].cpus == 0.5

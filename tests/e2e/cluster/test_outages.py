@@ -146,7 +146,14 @@ def test_a_node_is_drained(world: World) -> None:
     world.place.push("two")
     within(PATIENCE_S, lambda: sum(ready(pod) for pod in world.pods("model")) >= 2, "two replicas are ready")
     node = world.pods("controller")[0]["spec"]["nodeName"]
-    words = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--pod-selector={PARTS}", "--timeout=110s"]
+    words = [
+        "--ignore-daemonsets",
+        "--delete-emptydir-data",
+        "--force",
+        f"--pod-selector=drained={world.place.namespace}",
+        "--timeout=110s",
+    ]
+    world.place.kubectl("label", "pods", "-l", PARTS, f"drained={world.place.namespace}")  # others are on this node too
     try:
         with callers(world, "drain") as row:
             began = time.monotonic()
