@@ -172,7 +172,7 @@ def _elsewhere(world: World, part: str, node: str) -> bool:
     return bool(found) and all(ready(pod) and pod["spec"]["nodeName"] != node for pod in found)
 
 
-def test_a_node_whose_kubelet_is_lost_with_every_replica_on_it(world: World) -> None:
+def test_a_node_whose_kubelet_is_lost_with_every_replica_and_a_router_on_it(world: World) -> None:
     one = world.place.work / "endpoints/greet/deployments/blue.yml"
     one.write_text(one.read_text().replace("instance_count: 2", "instance_count: 1"))
     world.place.push("one")
@@ -180,6 +180,9 @@ def test_a_node_whose_kubelet_is_lost_with_every_replica_on_it(world: World) -> 
     within(PATIENCE_S, lambda: len(_live(world)) == 1, "one replica is left")
     live = _live(world)
     node = live[0]["spec"]["nodeName"]
+    world.place.kubectl("rollout", "restart", "deployment/headgate-router")  # a drain leaves all of them on one node
+    world.place.kubectl("rollout", "status", "deployment/headgate-router", "--timeout=110s")
+    assert {pod["spec"]["nodeName"] for pod in world.pods("router")} > {node}, "a router is on another node"
     with callers(world, "node lost") as row:
         began = time.monotonic()
         with world.machine.without(f"kubelet-{node}"):
