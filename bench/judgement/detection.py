@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from bench.judgement.ours import JUDGED, PROCESS
 
+from headgate_policies.bets import log_ratio, project
 from headgate_policies.judge import alpha_share
 from headgate_policies.rates import RateTest, Sample
-from headgate_policies.stats import log_ratio, project
 
 CANDIDATES, STABLES = 100, 900
 STABLE_RATE, BAD_RATE = 0.005, 0.02

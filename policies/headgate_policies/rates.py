@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from headgate.evidence import Detection, Result
-from headgate_policies import stats
+from headgate_policies import bets, stats
 
 DRIFT = 2.0  # nothing concurrent is left at the bake: the rate may have become so many times what it was by itself
 
@@ -168,10 +168,10 @@ def detection(
     if not 0 < limit < rate < 1:
         return None
     if stables is None:
-        growth, spread = stats.divergence(rate, limit), _spread(rate, limit)
+        growth, spread = bets.divergence(rate, limit), _spread(rate, limit)
     else:
-        null = stats.project(1.0, rate, stables, stats.clipped(stable_rate), tolerance)
-        growth = stats.divergence(rate, null + tolerance) + stables * stats.divergence(stable_rate, null)
+        null = bets.project(1.0, rate, stables, bets.clipped(stable_rate), tolerance)
+        growth = bets.divergence(rate, null + tolerance) + stables * bets.divergence(stable_rate, null)
         spread = math.hypot(_spread(rate, null + tolerance), math.sqrt(stables) * _spread(stable_rate, null))
     requests = stats.requests_to(alpha, growth, spread)
     return None if requests is None else Detection(what, requests, 0.95)
@@ -179,5 +179,5 @@ def detection(
 
 def _spread(rate: float, null: float) -> float:
     """Standard deviation of the log likelihood ratio of one request, in nats."""
-    rate, null = stats.clipped(rate), stats.clipped(null)
+    rate, null = bets.clipped(rate), bets.clipped(null)
     return abs(math.log(rate / null) - math.log((1 - rate) / (1 - null))) * math.sqrt(rate * (1 - rate))

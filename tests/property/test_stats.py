@@ -5,7 +5,8 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate_policies.stats import Concurrent, Fixed, divergence, project, upper_bound
+from headgate_policies.bets import divergence, project
+from headgate_policies.stats import Concurrent, Fixed, upper_bound
 
 RATES = st.floats(0.0, 1.0)
 INNER = st.floats(1e-6, 1 - 1e-6)

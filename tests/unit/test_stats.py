@@ -10,16 +10,8 @@ from typing import Any
 import pytest
 from scipy import optimize, stats
 
-from headgate_policies.stats import (
-    Concurrent,
-    EProcess,
-    Fixed,
-    divergence,
-    log_ratio,
-    project,
-    requests_to,
-    upper_bound,
-)
+from headgate_policies.bets import Bet, EProcess, divergence, project
+from headgate_policies.stats import Concurrent, Fixed, requests_to, upper_bound
 
 ALPHA = 0.05
 
@@ -51,25 +43,48 @@ def test_the_projection_is_the_minimum_scipy_finds(
 
 @pytest.mark.parametrize(("candidates", "stables"), [(1, 1), (2, 3), (4, 1), (1, 6)])
 @pytest.mark.parametrize("delta", [0.01, 0.1, 0.4])
-def test_a_bet_wins_nothing_on_average_under_any_null(candidates: int, stables: int, delta: float) -> None:
-    """Exact: every outcome of a block, on a grid of null rates, both directions, several bets."""
+@pytest.mark.parametrize("ratio", [0.2, 1.0, 6.0, 1e6], ids=lambda ratio: f"tuned to {ratio:g} to 1")
+def test_a_bet_wins_nothing_on_average_under_any_null(
+    candidates: int, stables: int, delta: float, ratio: float
+) -> None:
+    """Exact: every outcome of a block, on a grid of null rates, both directions, several bets, of whatever sizes each
+    bet was made for."""
     for (a, b), p, q in itertools.product(((0.6, 0.1), (0.05, 0.3), (0.99, 0.001)), _GRID, _GRID):
         worse = a > b + delta
         if (p <= q + delta) if worse else (p >= q + delta):
-            assert _expectation(candidates, stables, a, b, p, q, delta) <= 1 + 1e-9
+            bet = Bet(a, b, delta, ratio)
+            assert _expectation(bet, candidates, stables, p, q) <= 1 + 1e-9
 
 
 _GRID = [k / 10 for k in range(11)]
 
 
-def _expectation(n: int, m: int, a: float, b: float, p: float, q: float, delta: float) -> float:
-    s = project(n, a, m, b, delta)
+def _expectation(bet: Bet, n: int, m: int, p: float, q: float) -> float:
     return math.fsum(
-        math.exp(log_ratio(n, y, a, s + delta) + log_ratio(m, z, b, s))
-        * float(stats.binom.pmf(y, n, p) * stats.binom.pmf(z, m, q))
+        math.exp(bet.gain(n, y, m, z)) * float(stats.binom.pmf(y, n, p) * stats.binom.pmf(z, m, q))
         for y in range(n + 1)
         for z in range(m + 1)
     )
+
+
+@pytest.mark.parametrize("ratio", [0.5, 8.0])
+def test_what_is_divided_away_is_no_more_than_it_must_be(ratio: float) -> None:
+    """Somewhere on the line a bet is fair: its expectation is 1, for sizes it was not tuned to as well."""
+    bet = Bet(0.4, 0.1, 0.1, ratio)
+    assert max(_expectation(bet, 3, 6, q / 1_000 + 0.1, q / 1_000) for q in range(901)) == pytest.approx(1, abs=1e-4)
+
+
+def test_requests_of_a_block_may_differ_in_how_likely_they_fail() -> None:
+    """Only their mean rates must be in the null: exact, over all outcomes of two requests of each arm."""
+    bet = Bet(0.5, 0.1, 0.1, 1.0)
+    for apart in (0.0, 0.1, 0.2):
+        each = (0.3 + apart, 0.3 - apart, 0.2 - apart, 0.2 + apart)
+        mean = math.fsum(
+            math.exp(bet.gain(2, one + two, 2, three + four))
+            * math.prod(rate if bad else 1 - rate for rate, bad in zip(each, (one, two, three, four), strict=True))
+            for one, two, three, four in itertools.product((0, 1), repeat=4)
+        )
+        assert mean <= 1 + 1e-12
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.1])

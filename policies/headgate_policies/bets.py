@@ -1,0 +1,230 @@
+"""Bets on rates, and the wealth of whoever makes them: what the sequential tests of `stats` are made of.
+
+A look costs what it adds and not what came before: of all looks so far each strategy keeps two numbers. Refuses to
+judge: what wealth is enough, and of what test, `stats` and the gates say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+TINY = 1e-12  # rates are kept this far from 0 and 1, so that every logarithm is finite
+LARGE = 1 - TINY
+FIRST_START = 0.8  # weight of betting from the first look on; the rest is for bets that start later
+CLOSE = 0.05  # a bet is kept while the rates it is on are within this of what is known now: it loses next to nothing
+APART = 1.5  # and while the arms' sizes are within this factor of what it was tuned to
+
+
+def clipped(rate: float) -> float:
+    return rate if TINY <= rate <= LARGE else min(max(rate, TINY), LARGE)
+
+
+def divergence(p: float, q: float) -> float:
+    """Kullback-Leibler divergence of Bernoulli(p) from Bernoulli(q), in nats: what one request teaches on average."""
+    p, q = clipped(p), clipped(q)
+    return p * math.log(p / q) + (1 - p) * math.log1p((q - p) / (1 - q))
+
+
+def log_ratio(requests: float, failures: float, alternative: float, null: float) -> float:
+    """Log likelihood of the counts under one rate against another."""
+    failed, passed = log_ratios(alternative, null)
+    return failures * failed + (requests - failures) * passed
+
+
+def log_ratios(alternative: float, null: float) -> tuple[float, float]:
+    """The same of one request that failed, and of one that did not."""
+    a, q = clipped(alternative), clipped(null)
+    return math.log(a / q), math.log1p((q - a) / (1 - q))
+
+
+class EProcess:
+    """A mixture of bets, over several strategies and several times to start betting.
+
+    Strategies hedge against not knowing how large an effect is; starts (at looks 1, 2, 4, 8, ...) forget what came
+    before, so that a fault that begins late is still found soon and one unlucky bet is not for ever. Any mixture of
+    e-processes with weights fixed beforehand is an e-process.
+
+    A start at a look holds its weight times exp(sum now - sum then). So of all starts of a strategy one number is
+    enough: the log of what they are worth while the sum is 0.
+    """
+
+    def __init__(self, weights: Sequence[float], cap: float = math.inf) -> None:
+        """`cap`: what one strategy may win in one window at most, in nats. Winning less than it could keeps an
+        e-process an e-process, whatever the requests of a window have to do with each other."""
+        total = math.fsum(weights)
+        self._weights = [math.log(weight / total) for weight in weights]
+        self._sums = [0.0] * len(weights)
+        self._cap = cap
+        self._room = [cap] * len(weights)
+        self._stakes = [-math.inf] * len(weights)  # log of what the starts so far would be worth at a sum of 0
+        self._lowest = [math.inf] * len(weights)  # of the sums that the starts began with
+        self._waiting = 1.0  # weight of the starts still to come; they hold their stake
+        self._looks = 0
+        self._value: float | None = 0.0  # None: not computed since the last look
+        self.peak = 0.0  # the highest value at any look: what is once rejected stays rejected
+
+    @property
+    def value(self) -> float:
+        """Log of the e-process now."""
+        if self._value is None:
+            terms = [math.log(self._waiting)]
+            terms += [now + stake for now, stake in zip(self._sums, self._stakes, strict=True)]
+            self._value = log_sum(terms)
+        return self._value
+
+    def add(self, gains: Sequence[float], fresh: bool = True) -> None:
+        """One more look: what each strategy won or lost in it, in nats. `fresh`: it opens a new window."""
+        self._looks += 1
+        if self._looks & (self._looks - 1) == 0:
+            self._start(self._looks.bit_length() - 1)
+        sums, room = self._sums, self._room
+        if fresh:
+            room[:] = [self._cap] * len(gains)
+        for index, gain in enumerate(gains):
+            if gain > 0.0:  # a loss makes no room: a bet that starts after it never had it
+                gain = min(gain, room[index])
+                room[index] -= gain
+            sums[index] += gain
+        self._value = None
+        if self._may_peak():
+            self.peak = max(self.peak, self.value)
+
+    def _may_peak(self) -> bool:
+        """Whether the mixture can be above its peak: it is at most its best bet, and below 1 if none gained and one
+        lost. The margins are far above what rounding moves; mostly they spare the sum over all bets."""
+        best = max([now - before for now, before in zip(self._sums, self._lowest, strict=True)])
+        if best <= 0.0:
+            return self.peak <= 0.0 and min(self._sums) >= -1e-6
+        return best >= self.peak - 1e-9
+
+    def _start(self, number: int) -> None:
+        weight = math.log(FIRST_START if number == 0 else (1 - FIRST_START) / (number * (number + 1)))
+        self._stakes = [
+            log_sum((stake, weight + share - now))
+            for stake, share, now in zip(self._stakes, self._weights, self._sums, strict=True)
+        ]
+        self._lowest = [min(pair) for pair in zip(self._lowest, self._sums, strict=True)]
+        self._waiting = 1 - FIRST_START if number == 0 else (1 - FIRST_START) / (number + 1)
+
+
+def log_sum(terms: Sequence[float]) -> float:
+    """Log of the sum of what the terms are logarithms of."""
+    top = max(terms)
+    return top + math.log(math.fsum([math.exp(term - top) for term in terms]))
+
+
+class Bet:
+    """That candidate and stable fail at rates (a, b), against every pair of rates on the line candidate = stable + delta
+    and beyond it, seen from (a, b). What it wins in a block has an expectation of at most 1 under each of them.
+
+    The likelihood ratio of (a, b) to one point (s + delta, s) of the line, divided by the most that its expectation
+    can be on the line for a block of n_c and n_s requests. *Theorem*: under every (p, q) of the null the expectation
+    is at most 1. *Proof*: requests fail independently, so the ratio's expectation is f^n_c g^n_s with
+    f = 1 + (p - s - delta) U, U = (a - s - delta) / ((s + delta)(1 - s - delta)), and g = 1 + (q - s) V alike. On the
+    line both depend on x = q - s only, and n_c log f + n_s log g is concave in x: its maximum is where its slope is
+    0 or at an end, and it is divided away. Beyond the line, away from (a, b), f only falls as p moves away from a
+    (a is on the other side of the line), and g as q leaves [0, 1 - delta]. This holds for *any* s between b and
+    a - delta and any block, so s need not be the nearest point for these very sizes: near it little is divided away, and
+    a bet can be kept for many blocks. At the nearest point nothing is: the bound of Turner, Ly, Gruenwald (2024).
+    """
+
+    __slots__ = ("_delta", "_high", "_low", "_pull_c", "_pull_s", "_rest", "_terms", "a", "b", "ratio")
+
+    def __init__(self, a: float, b: float, delta: float, ratio: float) -> None:
+        """`ratio`: stable requests for each of the candidate that it is tuned to."""
+        self.a, self.b, self.ratio = a, b, ratio
+        s = min(max(project(1.0, a, ratio, b, delta), TINY), 1 - delta - TINY)
+        null = s + delta
+        self._terms = (*log_ratios(a, null), *log_ratios(b, s))
+        self._pull_c = (a - null) / (null * (1 - null))
+        self._pull_s = (b - s) / (s * (1 - s))
+        self._rest = self._pull_c * self._pull_s  # < 0: the two arms pull x apart
+        self._low, self._high = -s, 1 - delta - s
+
+    def gain(self, candidates: int, candidate_failures: int, stables: int, stable_failures: int) -> float:
+        """What it wins in one block, in nats."""
+        failed_c, passed_c, failed_s, passed_s = self._terms
+        return (
+            candidate_failures * failed_c
+            + (candidates - candidate_failures) * passed_c
+            + stable_failures * failed_s
+            + (stables - stable_failures) * passed_s
+            - self._most(candidates, stables)
+        )
+
+    def _most(self, candidates: int, stables: int) -> float:
+        """Log of the most that the ratio's expectation can be on the line, for a block of these sizes; >= 0."""
+        slope = candidates * self._pull_c + stables * self._pull_s  # at x = 0
+        if self._rest < 0:
+            x = -slope / ((candidates + stables) * self._rest)
+            x = min(max(x, self._low), self._high)
+        else:
+            x = self._high if slope > 0 else self._low
+        most = candidates * _log1p(x * self._pull_c) + stables * _log1p(x * self._pull_s)
+        return max(most, 0.0)
+
+    def near(self, a: float, b: float, candidates: int, stables: int) -> bool:
+        """Whether it is still good enough a bet on these rates in a block of these sizes."""
+        return (
+            abs(a - self.a) <= CLOSE * self.a
+            and abs(b - self.b) <= CLOSE * self.b
+            and self.ratio <= APART * stables / candidates <= APART**2 * self.ratio
+        )
+
+
+def _log1p(x: float) -> float:
+    return math.log1p(x if x > -LARGE else -LARGE)
+
+
+def project(candidates: float, a: float, stables: float, b: float, delta: float) -> float:
+    """The stable's rate s for which (s + delta, s) is nearest to (a, b), in divergence weighted by requests.
+
+    The nearest point of the line candidate = stable + delta: the least favourable null for a bet on (a, b).
+    Newton's method on the derivative, from the closed form, kept inside its bracket: the root lies between b and
+    a - delta. The closed form alone loses its digits where rates are tiny.
+    """
+    low, high = (b, a - delta) if b <= a - delta else (a - delta, b)
+    low, high = max(low, 0.0), min(high, 1 - delta)
+    s = _cubic(candidates, a, stables, b, delta)
+    if not low < s < high:
+        s = (low + high) / 2
+    for _ in range(80):
+        c = s + delta
+        spread_c, spread_s = c * (1 - c), s * (1 - s)
+        if spread_c <= 0 or spread_s <= 0:
+            break
+        slope = candidates * (c - a) / spread_c + stables * (s - b) / spread_s
+        if slope > 0:
+            high = s
+        else:
+            low = s
+        bend = (
+            candidates * (spread_c - (c - a) * (1 - 2 * c)) / spread_c**2
+            + stables * (spread_s - (s - b) * (1 - 2 * s)) / spread_s**2
+        )
+        step = s - slope / bend if bend > 0 else low
+        if abs(step - s) <= 1e-13 * s:  # before the bracket, one end of which s is by now: the root was found
+            break
+        following = step if low < step < high else (low + high) / 2
+        if abs(following - s) <= 1e-13 * s:
+            break
+        s = following
+    return s
+
+
+def _cubic(candidates: float, a: float, stables: float, b: float, delta: float) -> float:
+    """The root of the cubic that the nearest point solves: Farrington, Manning (1990), restricted likelihood.
+
+    NaN where rounding leaves no real root.
+    """
+    ratio = stables / candidates
+    third = -(1 + ratio + a + ratio * b + delta * (ratio + 2)) / (3 * (1 + ratio))
+    linear = (delta**2 + delta * (2 * a + ratio + 1) + a + ratio * b) / (1 + ratio)
+    v = third**3 - third * linear / 2 - a * delta * (1 + delta) / (2 * (1 + ratio))
+    square = third**2 - linear / 3
+    if square <= 0:
+        return math.nan
+    u = math.copysign(math.sqrt(square), v)
+    angle = (math.pi + math.acos(min(1.0, max(-1.0, v / u**3)))) / 3 if u else 0.0
+    return 2 * u * math.cos(angle) - third - delta
