@@ -104,9 +104,11 @@ def run_answers(scale: float) -> tuple[list[list[str]], Numbers]:
 
 
 def run_cost(scale: float) -> tuple[list[list[str]], Numbers]:
-    share = cost.share_of_a_core()
-    return [["100 rollouts, 5 gates: CPU", f"{share * 100:.1f} % of a core"]], {
-        "cpu_share_100_rollouts": round(share, 4)
+    share, receiving = cost.shares_of_a_core()
+    cells = f"{percent(share)} of a core; {percent(receiving)} to receive what is judged"
+    return [["100 rollouts, 5 gates: CPU", cells]], {
+        "cpu_share_100_rollouts": round(share, 4),
+        "cpu_share_100_receiving": round(receiving, 4),
     }
 
 

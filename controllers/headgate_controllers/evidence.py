@@ -86,8 +86,8 @@ class Evidence:
                 self._looks[key].append(look)
         return True
 
-    def looks(self, rollout: str, op: str) -> list[Look]:
-        """Every look of an op so far, in the order received; from the record after a restart."""
+    def looks(self, rollout: str, op: str, start: int = 0) -> list[Look]:
+        """The looks of an op from the `start`th on, in the order received; from the record after a restart."""
         key = (rollout, op)
         with self._lock:
             known = self._looks.get(key)
@@ -98,7 +98,7 @@ class Evidence:
                 for old in [k for k in self._looks if k[0] == rollout]:
                     del self._looks[old]
                 self._looks[key] = known
-        return list(known)
+        return known[start:]
 
     def forget(self, rollout: str) -> None:
         with self._lock:

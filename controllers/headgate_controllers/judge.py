@@ -1,27 +1,42 @@
 """Looks to verdicts for the running op: gates, their share of `false_abort`, and evidence brought together.
 
 The statistics are `headgate_policies`. Gates are pure, so the same looks give the same verdicts after a restart; what
-is kept here only saves hearing old looks again.
+is kept here only saves hearing old looks again. What gates conclude is asked after every look; their words and figures
+are made, and recorded, when a conclusion is new and every few seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headgate.evidence import Result, Verdict
+from headgate.evidence import Look, Result, Verdict
 from headgate.phases import BY_VERB
 from headgate.rollout import Head, OpRecord, Rollout, kind_of
 from headgate_controllers.evidence import Evidence
 from headgate_policies.judge import Analysis, combine
+
+SAID_EVERY_S = 5.0  # of the looks' time: how old figures may be while every gate concludes the same
 
 
 @dataclass(slots=True)
 class _Hearing:
     analysis: Analysis
     heard: int = 0
+    results: tuple[Result, ...] = ()
+    said_at: float = -math.inf
     verdicts: tuple[Verdict, ...] = ()
+
+    def hear(self, looks: Sequence[Look]) -> None:
+        """One by one, so that verdicts are given at the same looks however many come at once."""
+        for look in looks:
+            results = self.analysis.hear((look,)).results()
+            if results != self.results or not self.said_at <= look.at < self.said_at + SAID_EVERY_S:
+                self.results, self.said_at, self.verdicts = results, look.at, self.analysis.verdicts()
+        self.heard += len(looks)
+        self.verdicts = self.verdicts or self.analysis.verdicts()  # before the first look: that nothing is known
 
 
 class Judge:
@@ -39,10 +54,7 @@ class Judge:
             self._hearings.pop(head.endpoint, None)
             return (), None
         hearing = self._hearing(head, rollout, op, kind)
-        looks = self._evidence.looks(rollout.id, op.name)
-        if len(looks) > hearing.heard or not hearing.verdicts:
-            hearing.verdicts = hearing.analysis.hear(looks[hearing.heard :]).verdicts()
-            hearing.heard = len(looks)
+        hearing.hear(self._evidence.looks(rollout.id, op.name, hearing.heard))
         return hearing.verdicts, combine(hearing.verdicts)
 
     def _hearing(self, head: Head, rollout: Rollout, op: OpRecord, kind: str) -> _Hearing:

@@ -31,6 +31,7 @@ class _Seat:
     alpha: float
     hear: Callable[[Sequence[tuple[Look, str]]], Any]  # each look with what is wrong with it; empty: nothing
     verdict: Callable[[], Any]
+    result: Callable[[], Any] | None = None  # the verdict's, where it can be told with less work
 
 
 def resolve(name: str, gates: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]] | None:
@@ -75,7 +76,7 @@ class Analysis:
         self._evidence = hashlib.sha256()
         least = MinimumParams(process.min_requests)
         minimum = Minimum(least)
-        seats = [_Seat("minimum-evidence", "1", to_data(least), 0.0, minimum.take, minimum.verdict)]
+        seats = [_Seat("minimum-evidence", "1", to_data(least), 0.0, minimum.take, minimum.verdict, minimum.result)]
         alpha = alpha_share(process, phases_total)
         for name, data in sorted(process.gates.items()):
             seat = _seat(name, data, kind, gates, alpha) if only in (None, name) else None
@@ -98,6 +99,16 @@ class Analysis:
     def verdicts(self) -> tuple[Verdict, ...]:
         """One of each gate that judges in this phase, the minimum of evidence first."""
         return tuple(self._verdict(seat) for seat in self._seats)
+
+    def results(self) -> tuple[Result, ...]:
+        """Those of `verdicts()`, for who asks after every look and wants the words only when something is new."""
+        return tuple(self._result(seat) for seat in self._seats)
+
+    def _result(self, seat: _Seat) -> Result:
+        if seat.result is None or seat.name in self._broken:
+            return self._verdict(seat).result
+        given = self._guard(seat, seat.result)
+        return given if isinstance(given, Result) else Result.ERROR
 
     def _verdict(self, seat: _Seat) -> Verdict:
         given = None
@@ -179,8 +190,16 @@ def _open(name: str, gate: Any, params: Any, alpha: float) -> _Seat:
     parameters = to_data(params)
     if hasattr(gate, "sitting"):
         sitting = gate.sitting(params, alpha)
-        hear = sitting.take if isinstance(sitting, Sitting) else lambda found: sitting.hear([look for look, _ in found])
-        return _Seat(name, gate.version, parameters, alpha, hear, sitting.verdict)
+        if isinstance(sitting, Sitting):
+            return _Seat(name, gate.version, parameters, alpha, sitting.take, sitting.verdict, sitting.result)
+        return _Seat(
+            name,
+            gate.version,
+            parameters,
+            alpha,
+            lambda found: sitting.hear([look for look, _ in found]),
+            sitting.verdict,
+        )
     heard: list[Look] = []
     return _Seat(
         name,

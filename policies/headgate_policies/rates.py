@@ -75,7 +75,7 @@ class RateTest:
             ceiling: a rate never to be exceeded, whatever the stable does; None: there is none.
             reference: the stable's counts from before (in `stables`): judge against them; None: it is concurrent.
         """
-        self.total = Sample()
+        self._total = [0, 0, 0, 0]
         self._enough = math.log(1 / (1 - confidence))
         compares = reference is None or reference.stables > 0
         level = alpha / max(1, compares + (ceiling is not None))
@@ -94,12 +94,21 @@ class RateTest:
 
     def add(self, sample: Sample, fresh: bool = True) -> None:
         """One look. `fresh`: it begins another second than the look before."""
-        self.total += sample
+        total = self._total
+        total[0] += sample.candidates
+        total[1] += sample.candidate_bad
+        total[2] += sample.stables
+        total[3] += sample.stable_bad
         for each in self._tests:
             if isinstance(each.test, stats.Concurrent):
                 each.test.add(sample.candidates, sample.candidate_bad, sample.stables, sample.stable_bad, fresh)
             else:
                 each.test.add(sample.candidates, sample.candidate_bad, fresh)
+
+    @property
+    def total(self) -> Sample:
+        """Everything it was given."""
+        return Sample(*self._total)
 
     @property
     def failed_on(self) -> str:

@@ -61,6 +61,11 @@ class Sitting(ABC):
                 self._take(look)
         return self
 
+    def result(self) -> Result:
+        """What the verdict would say, without its words: asked after every look."""
+        found = self._result()
+        return Result.ERROR if self._fault and found is not Result.FAIL else found
+
     def verdict(self) -> Verdict:
         opinion = self._opinion()
         if self._fault and opinion.result is not Result.FAIL:  # a failure that was found before stays found
@@ -89,6 +94,10 @@ class Sitting(ABC):
 
     @abstractmethod
     def _take(self, look: Look) -> None: ...
+
+    def _result(self) -> Result:
+        """Of the opinion; for a sitting that can tell it with less work, to replace."""
+        return self._opinion().result
 
     @abstractmethod
     def _opinion(self) -> Opinion: ...

@@ -14,7 +14,7 @@ from headgate.rollout import Head
 from headgate.testing import World, counts, deployment, target
 from headgate_controllers.evidence import WINDOW_S, Evidence
 from headgate_controllers.heads import Heads
-from headgate_controllers.judge import Judge
+from headgate_controllers.judge import SAID_EVERY_S, Judge
 from headgate_controllers.records.sqlite import SqliteRecord
 from headgate_policies.gates.error_rate import gate as error_rate
 
@@ -174,3 +174,20 @@ def test_verdicts_follow_the_evidence_and_are_the_same_after_a_restart(desk: Des
     before = desk.judge.verdicts(head)
     desk.restart()
     assert desk.judge.verdicts(desk.heads.get("fraud")) == before
+
+
+def test_words_are_new_when_a_conclusion_is_and_every_few_seconds(desk: Desk) -> None:
+    head = desk.be(mirroring())
+    _, _, generation = op(head)
+    looks = []
+    for number in range(1, 41):
+        desk.now += 0.5
+        desk.receive(Batch("fraud", generation, 1.0, {B: counts(80)}, {G: counts(30)}))
+        verdicts, result = desk.judge.verdicts(head)
+        looks.append(verdicts[0].looks)
+        assert result is Result.PASS or number < 40
+        assert {verdict.looks for verdict in verdicts} == {looks[-1]}
+    assert len(set(looks)) < 10
+    assert all(number - said < 2 * SAID_EVERY_S for number, said in enumerate(looks, 1))
+    at_once = Judge(desk.evidence, {"error-rate": error_rate})
+    assert at_once.verdicts(head) == desk.judge.verdicts(head)

@@ -72,6 +72,12 @@ class _ErrorRateSitting(Sitting):
             reference=before if look.phase == "bake" else None,
         )
 
+    def _result(self) -> Result:
+        test = self._test
+        found = test.result if test is not None else Result.INCONCLUSIVE
+        few = test is not None and test.total.candidates < self._own.min_requests
+        return Result.INCONCLUSIVE if found is Result.PASS and few else found
+
     def _opinion(self) -> Opinion:
         test = self._test
         if test is None:
@@ -83,9 +89,10 @@ class _ErrorRateSitting(Sitting):
                 test.figures,
                 "counts of the stable from an earlier step, or `max_rate` to judge without them",
             )
-        if test.result is Result.FAIL:
+        result = self._result()
+        if result is Result.FAIL:
             return Opinion(Result.FAIL, f"{self._seen(test)}; {self._limit(test)}", test.figures)
-        if test.result is Result.PASS and test.total.candidates >= self._own.min_requests:
+        if result is Result.PASS:
             return Opinion(Result.PASS, f"{self._seen(test)}; {self._ruled_out()}", test.figures)
         wanted = test.needed()
         if wanted is not None:

@@ -127,8 +127,9 @@ class _LatencySitting(Sitting):
             self._ceiling.add(Sample(measured, look.candidate.slower_than(self._own.max_ms)), self._fresh)
         self._threshold = self._limit()
         if self._test is not None and self._threshold is not None:
-            stable = Sample() if self._bake else _slow(look.stable, self._threshold)
-            self._test.add(Sample(measured, look.candidate.slower_than(self._threshold)) + stable, self._fresh)
+            slow = look.candidate.slower_than(self._threshold)
+            beside = (0, 0) if self._bake else (sum(look.stable.latency.values()), look.stable.slower_than(self._threshold))
+            self._test.add(Sample(measured, slow, *beside), self._fresh)
 
     def _limit(self) -> float | None:
         """The threshold from what is known before this look. None: too little to know the quantile."""
@@ -138,8 +139,21 @@ class _LatencySitting(Sitting):
         limit = max(known * (1 + self._own.max_increase), known + self._own.slack_ms)
         return bucket_ms(bucket(limit * (self._own.mirror_factor if self._phase == "mirror" else 1)))
 
+    def _result(self) -> Result:
+        tests = self._tests()
+        results = {test.result for test in tests}
+        if not tests or self._test is None:
+            return Result.INCONCLUSIVE
+        if Result.FAIL in results:
+            return Result.FAIL
+        enough = self._test.total.candidates >= self._own.min_requests
+        return Result.PASS if enough and results == {Result.PASS} else Result.INCONCLUSIVE
+
+    def _tests(self) -> list[RateTest]:
+        return [test for test in (self._test, self._ceiling) if test is not None and test.compares]
+
     def _opinion(self) -> Opinion:
-        tests = [test for test in (self._test, self._ceiling) if test is not None and test.compares]
+        tests = self._tests()
         if not tests or self._test is None:
             return Opinion(
                 Result.INCONCLUSIVE,
@@ -152,8 +166,7 @@ class _LatencySitting(Sitting):
             return Opinion(Result.FAIL, f"{self._seen_ceiling()}", figures)
         if self._test.result is Result.FAIL:
             return Opinion(Result.FAIL, f"{seen}; tolerated is {percent(self._own.tolerated)} more", figures)
-        enough = self._test.total.candidates >= self._own.min_requests
-        if enough and all(test.result is Result.PASS for test in tests):
+        if self._result() is Result.PASS:
             sure = f"({percent(self._own.confidence)} sure)"
             return Opinion(
                 Result.PASS, f"{seen}; {percent(self._own.tolerated)} more or worse is ruled out {sure}", figures

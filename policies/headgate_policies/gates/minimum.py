@@ -27,10 +27,13 @@ class Minimum(Sitting):
     def _take(self, look: Look) -> None:
         self._requests += look.candidate.requests
 
+    def _result(self) -> Result:
+        return Result.PASS if self._looks and self._requests >= max(1, self._least) else Result.INCONCLUSIVE
+
     def _opinion(self) -> Opinion:
         figures = {"candidate_requests": float(self._requests)}
         seen = f"{self._requests:,} candidate requests were seen; at least {self._least:,} are wanted"
-        if self._looks and self._requests >= max(1, self._least):
+        if self._result() is Result.PASS:
             return Opinion(Result.PASS, seen, figures)
         return Opinion(
             Result.INCONCLUSIVE, seen, figures, self._more(max(1, self._least - self._requests), self._requests)

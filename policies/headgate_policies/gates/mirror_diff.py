@@ -141,6 +141,11 @@ class _MirrorDiffSitting(Sitting):
             if key in self._examples:
                 self._examples[key].count(each)
 
+    def _result(self) -> Result:
+        if self._test.result is Result.FAIL or (self._drift is not None and self._drift.failed):
+            return Result.FAIL
+        return Result.INCONCLUSIVE if self._missing() else Result.PASS
+
     def _opinion(self) -> Opinion:
         figures = self._figures()
         seen, differences = self._seen(), self._differences()
