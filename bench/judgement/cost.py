@@ -28,7 +28,7 @@ from headgate_controllers.records.sqlite import SqliteRecord
 
 ROLLOUTS, WORKERS = 100, 2
 SECONDS, WARM_SECONDS = 60, 5  # timed; before it, so that nothing is done for the first time
-A_SECOND = 300  # requests of each rollout: 30,000 a second in all
+A_SECOND = 100  # requests of each rollout: 10,000 a second in all
 SHARE = 0.25  # of the candidate
 FIVE = Process(
     steps=(25, 100),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import add, sub
 
 TINY = 1e-12  # rates are kept this far from 0 and 1, so that every logarithm is finite
 LARGE = 1 - TINY
 FIRST_START = 0.8  # weight of betting from the first look on; the rest is for bets that start later
-CLOSE = 0.05  # a bet is kept while the rates it is on are within this of what is known now: it loses next to nothing
-APART = 1.5  # and while the arms' sizes are within this factor of what it was tuned to
+APART = 1.5  # a bet is kept while the arms' sizes are within this factor of what it was tuned to
 
 
 def clipped(rate: float) -> float:
@@ -68,9 +68,7 @@ class EProcess:
     def value(self) -> float:
         """Log of the e-process now."""
         if self._value is None:
-            terms = [math.log(self._waiting)]
-            terms += [now + stake for now, stake in zip(self._sums, self._stakes, strict=True)]
-            self._value = log_sum(terms)
+            self._value = log_sum([math.log(self._waiting), *map(add, self._sums, self._stakes)])
         return self._value
 
     def add(self, gains: Sequence[float], fresh: bool = True) -> None:
@@ -78,14 +76,16 @@ class EProcess:
         self._looks += 1
         if self._looks & (self._looks - 1) == 0:
             self._start(self._looks.bit_length() - 1)
-        sums, room = self._sums, self._room
+        room = self._room
         if fresh:
             room[:] = [self._cap] * len(gains)
         for index, gain in enumerate(gains):
             if gain > 0.0:  # a loss makes no room: a bet that starts after it never had it
-                gain = min(gain, room[index])
-                room[index] -= gain
-            sums[index] += gain
+                won = gain if gain < room[index] else room[index]
+                room[index] -= won
+                self._sums[index] += won
+            else:
+                self._sums[index] += gain
         self._value = None
         if self._may_peak():
             self.peak = max(self.peak, self.value)
@@ -93,7 +93,7 @@ class EProcess:
     def _may_peak(self) -> bool:
         """Whether the mixture can be above its peak: it is at most its best bet, and below 1 if none gained and one
         lost. The margins are far above what rounding moves; mostly they spare the sum over all bets."""
-        best = max([now - before for now, before in zip(self._sums, self._lowest, strict=True)])
+        best = max(map(sub, self._sums, self._lowest))
         if best <= 0.0:
             return self.peak <= 0.0 and min(self._sums) >= -1e-6
         return best >= self.peak - 1e-9
@@ -155,21 +155,22 @@ class Bet:
 
     def _most(self, candidates: int, stables: int) -> float:
         """Log of the most that the ratio's expectation can be on the line, for a block of these sizes; >= 0."""
-        slope = candidates * self._pull_c + stables * self._pull_s  # at x = 0
-        if self._rest < 0:
-            x = -slope / ((candidates + stables) * self._rest)
-            x = min(max(x, self._low), self._high)
-        else:
-            x = self._high if slope > 0 else self._low
-        most = candidates * _log1p(x * self._pull_c) + stables * _log1p(x * self._pull_s)
-        return max(most, 0.0)
+        pull_c, pull_s, rest = self._pull_c, self._pull_s, self._rest
+        slope = candidates * pull_c + stables * pull_s  # at x = 0
+        x = -slope / ((candidates + stables) * rest) if rest < 0 else math.copysign(math.inf, slope)
+        if not self._low < x < self._high:
+            x = self._low if x <= self._low else self._high
+            return max(candidates * _log1p(x * pull_c) + stables * _log1p(x * pull_s), 0.0)
+        most = candidates * math.log1p(x * pull_c) + stables * math.log1p(x * pull_s)
+        return most if most > 0.0 else 0.0  # by rounding it may be less
 
-    def near(self, a: float, b: float, candidates: int, stables: int) -> bool:
-        """Whether it is still good enough a bet on these rates in a block of these sizes."""
+    def near(self, a: float, b: float, ratio: float, close: tuple[float, float]) -> bool:
+        """Whether it is still good enough a bet on these rates in a block with so many stable requests for each of the
+        candidate. `close`: how far off each rate may be, as a fraction of it."""
         return (
-            abs(a - self.a) <= CLOSE * self.a
-            and abs(b - self.b) <= CLOSE * self.b
-            and self.ratio <= APART * stables / candidates <= APART**2 * self.ratio
+            abs(a - self.a) <= close[0] * self.a
+            and abs(b - self.b) <= close[1] * self.b
+            and self.ratio <= APART * ratio <= APART**2 * self.ratio
         )
 
 

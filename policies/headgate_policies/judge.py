@@ -18,6 +18,7 @@ from headgate.evidence import Look, Result, Verdict, significant
 from headgate.params import parse, resolve_name
 from headgate.process import Process
 from headgate_policies.gates.minimum import Minimum, MinimumParams
+from headgate_policies.seconds import Heard, Seconds
 from headgate_policies.sitting import Sitting, broken
 
 
@@ -29,7 +30,7 @@ class _Seat:
     version: str
     parameters: Mapping[str, Any]
     alpha: float
-    hear: Callable[[Sequence[tuple[Look, str]]], Any]  # each look with what is wrong with it; empty: nothing
+    hear: Callable[[Sequence[Heard]], Any]
     verdict: Callable[[], Any]
     result: Callable[[], Any] | None = None  # the verdict's, where it can be told with less work
 
@@ -74,6 +75,8 @@ class Analysis:
         self._phase = phase
         self._looks = 0
         self._evidence = hashlib.sha256()
+        self._seconds = Seconds()
+        self._results: tuple[Result, ...] = ()  # empty: not asked since a look was heard
         least = MinimumParams(process.min_requests)
         minimum = Minimum(least)
         seats = [_Seat("minimum-evidence", "1", to_data(least), 0.0, minimum.take, minimum.verdict, minimum.result)]
@@ -86,14 +89,17 @@ class Analysis:
         self._broken: dict[str, str] = {}  # gate -> what it raised: it hears nothing any more
 
     def hear(self, looks: Iterable[Look]) -> Analysis:
-        taken = [_in_order(look) for look in looks]
-        for look in taken:
+        """What comes within a second is heard together: `Seconds`."""
+        ready: list[Heard] = []
+        for each in looks:
+            look = _in_order(each)
             self._looks += 1
             self._evidence.update(_sealed(look))
-        checked = [(look, broken(look)) for look in taken]
-        for seat in self._seats:
+            ready += self._seconds.take(look, broken(look))
+        for seat in self._seats if ready else ():
             if seat.name not in self._broken:
-                self._guard(seat, lambda seat=seat: seat.hear(checked))  # type: ignore[misc]
+                self._guard(seat, lambda seat=seat: seat.hear(ready))  # type: ignore[misc]
+        self._results = () if ready else self._results
         return self
 
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -102,7 +108,8 @@ class Analysis:
 
     def results(self) -> tuple[Result, ...]:
         """Those of `verdicts()`, for who asks after every look and wants the words only when something is new."""
-        return tuple(self._result(seat) for seat in self._seats)
+        self._results = self._results or tuple([self._result(seat) for seat in self._seats])
+        return self._results
 
     def _result(self, seat: _Seat) -> Result:
         if seat.result is None or seat.name in self._broken:

@@ -124,11 +124,11 @@ class RateTest:
         return Result.INCONCLUSIVE
 
     def _passes(self, test: stats.Concurrent | stats.Fixed) -> bool:
-        if isinstance(test, stats.Concurrent):
-            tolerated = self.total.candidate_rate <= self.total.stable_rate + test.delta
-        else:
-            tolerated = self.total.candidate_rate <= test.floor
-        return tolerated and test.fine.value >= self._enough
+        if test.fine.value < self._enough:
+            return False
+        total = self.total
+        limit = total.stable_rate + test.delta if isinstance(test, stats.Concurrent) else test.floor
+        return total.candidate_rate <= limit
 
     def needed(self) -> int | None:
         """Candidate requests until it decides, should the rates stay as they are. None: it cannot be said."""

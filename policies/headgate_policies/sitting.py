@@ -14,10 +14,10 @@ from typing import Any
 
 from headgate.codec import to_data
 from headgate.evidence import LAST_BUCKET, NOTHING, Counts, Difference, Look, Result, Verdict, significant
+from headgate_policies.seconds import WINDOW_S
 from headgate_policies.wording import MANY, duration, more
 
 ENOUGH_S = 5.0  # a rate over less says nothing
-WINDOW_S = 1.0  # looks of several router workers that come within it are of one window; a clock set back opens one
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,14 @@ class Sitting(ABC):
             self._phase = look.phase
             self._fault = self._fault or fault
             if not self._fault:
-                self._first_at, self._last_at = min(self._first_at, look.at - look.seconds), max(self._last_at, look.at)
-                self._fresh = not self._since < look.at < self._since + WINDOW_S
-                self._since = look.at if self._fresh else self._since
+                at = look.at
+                if at - look.seconds < self._first_at:
+                    self._first_at = at - look.seconds
+                if at > self._last_at:
+                    self._last_at = at
+                self._fresh = not self._since < at < self._since + WINDOW_S
+                if self._fresh:
+                    self._since = at
                 self._take(look)
         return self
 

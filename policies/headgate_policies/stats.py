@@ -20,7 +20,7 @@ SECONDS_TO_FAIL = 3  # no less evidence than of so many different seconds fails 
 PRIOR_FAILURES = 0.5  # what an estimate assumes before it has seen anything (Krichevsky-Trofimov)
 MULTIPLES = (2.0, 4.0)  # of what is tolerated: bets that need not learn how bad it is; they halve the time to detect
 PRIOR_RATE = 0.005  # and at what rate the stable fails until it has shown its own, when less is tolerated
-BLOCK = 16  # a second is judged when it is over, or when it holds one request for each so many judged before
+KEPT = 0.5  # a bet is kept while the rates it is on are within so many standard errors of what is known now
 
 
 def upper_bound(requests: int, failures: int, level: float) -> float:
@@ -60,38 +60,46 @@ class Concurrent:
         self.worse = EProcess(weights, cap_of(level, len(weights)))
         self.fine = EProcess((1, 1))
         self.candidates = self.candidate_failures = self.stables = self.stable_failures = 0
-        self._open = [0, 0, 0, 0]  # a block: looks are joined until each arm has a request, and the second is over
+        self._open = [0, 0, 0, 0]  # a block: looks are joined until each arm has a request
         self._fresh = False
         self._bets: list[Bet | None] = [None] * (len(weights) + 2)
 
     def add(
         self, candidates: int, candidate_failures: int, stables: int, stable_failures: int, fresh: bool = True
     ) -> None:
-        """One more look. `fresh`: it opens a new window of time.
-
-        Looks of one window are judged as one block when the next window opens, so that many router workers cost what
-        one does; earlier, when they are much beside what was judged before. Only sizes decide which, never outcomes.
-        """
+        """One more look. `fresh`: it opens a new window of time."""
         block = self._open
-        if fresh and block[0] and block[2]:
-            self._judge(block)
-            block = self._open
         self._fresh = self._fresh or fresh
         block[0] += candidates
         block[1] += candidate_failures
         block[2] += stables
         block[3] += stable_failures
-        if block[0] and block[2] and block[0] * BLOCK >= self.candidates:
+        if block[0] and block[2]:
             self._judge(block)
 
     def _judge(self, block: Sequence[int]) -> None:
         b = self._stable_guess()
         limit = b + self.delta
-        worse = (self._candidate_guess(limit), self._dire(b), *[clipped(times * limit) for times in MULTIPLES])
-        self.worse.add([self._gain(index, a, b, block, a > limit) for index, a in enumerate(worse)], self._fresh)
-        fine = ((self._candidate_guess(b), b), (self.delta / 50, self.delta / 50))
-        first = len(worse)
-        self.fine.add([self._gain(first + k, a, b, block, a < b + self.delta) for k, (a, b) in enumerate(fine)])
+        loose = _kept(self.stable_failures)
+        close = (_kept(self.candidate_failures), loose)
+        self.worse.add(
+            [
+                self._gain(0, self._candidate_guess(limit), b, block, close, 1),
+                self._gain(1, self._dire(b), b, block, (loose, loose), 1),
+                *[
+                    self._gain(index, clipped(times * limit), b, block, (loose, loose), 1)
+                    for index, times in enumerate(MULTIPLES, 2)
+                ],
+            ],
+            self._fresh,
+        )
+        calm = self.delta / 50
+        self.fine.add(
+            [
+                self._gain(-1, self._candidate_guess(b), b, block, close, -1),
+                self._gain(-2, calm, calm, block, close, -1),
+            ]
+        )
         self._learn(block)
 
     def guesses(self) -> tuple[float, float]:
@@ -120,14 +128,16 @@ class Concurrent:
         """Half of what may fail at most does: finds a broken candidate in the first look."""
         return (1 + b + self.delta) / 2
 
-    def _gain(self, strategy: int, a: float, b: float, block: Sequence[int], bets: bool) -> float:
+    def _gain(
+        self, strategy: int, a: float, b: float, block: Sequence[int], close: tuple[float, float], side: int
+    ) -> float:
         """What a strategy wins in this block with a bet on (a, b), or on the rates near them that it has bet on before;
         one that takes the hypothesis for true keeps its stake."""
-        if not bets:
+        if side * (a - b - self.delta) <= 0:
             return 0.0
-        bet = self._bets[strategy]
-        if bet is None or not bet.near(a, b, block[0], block[2]):
-            bet = self._bets[strategy] = Bet(a, b, self.delta, block[2] / block[0])
+        bet, ratio = self._bets[strategy], block[2] / block[0]
+        if bet is None or not bet.near(a, b, ratio, close):
+            bet = self._bets[strategy] = Bet(a, b, self.delta, ratio)
         return bet.gain(*block)
 
     @property
@@ -142,6 +152,11 @@ class Concurrent:
         ratio = self.stables / self.candidates if self.candidates else 1.0
         s = project(1.0, a, ratio, b, self.delta)
         return divergence(a, s + self.delta) + ratio * divergence(b, s)
+
+
+def _kept(failures: int) -> float:
+    """How far off a rate may be that a bet is kept on: far less than what is known of it."""
+    return min(0.25, KEPT / math.sqrt(failures + 1))
 
 
 class Fixed:
