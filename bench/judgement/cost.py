@@ -27,7 +27,7 @@ from headgate_controllers.judge import Judge
 from headgate_controllers.records.sqlite import SqliteRecord
 
 ROLLOUTS, WORKERS = 100, 2
-SECONDS, WARM_SECONDS = 60, 5  # timed; before it, so that nothing is done for the first time
+SECONDS, WARM_SECONDS = 300, 2  # timed, the default soak of a step; before it, so that nothing is imported in it
 A_SECOND = 100  # requests of each rollout: 10,000 a second in all
 SHARE = 0.25  # of the candidate
 FIVE = Process(

@@ -96,7 +96,7 @@ class EProcess:
         best = max(map(sub, self._sums, self._lowest))
         if best <= 0.0:
             return self.peak <= 0.0 and min(self._sums) >= -1e-6
-        return best >= self.peak - 1e-9
+        return bool(best >= self.peak - 1e-9)
 
     def _start(self, number: int) -> None:
         weight = math.log(FIRST_START if number == 0 else (1 - FIRST_START) / (number * (number + 1)))
@@ -115,8 +115,8 @@ def log_sum(terms: Sequence[float]) -> float:
 
 
 class Bet:
-    """That candidate and stable fail at rates (a, b), against every pair of rates on the line candidate = stable + delta
-    and beyond it, seen from (a, b). What it wins in a block has an expectation of at most 1 under each of them.
+    """That candidate and stable fail at rates (a, b), against every pair of rates on the line candidate = stable +
+    delta and beyond it, seen from (a, b).
 
     The likelihood ratio of (a, b) to one point (s + delta, s) of the line, divided by the most that its expectation
     can be on the line for a block of n_c and n_s requests. *Theorem*: under every (p, q) of the null the expectation
@@ -124,9 +124,11 @@ class Bet:
     f = 1 + (p - s - delta) U, U = (a - s - delta) / ((s + delta)(1 - s - delta)), and g = 1 + (q - s) V alike. On the
     line both depend on x = q - s only, and n_c log f + n_s log g is concave in x: its maximum is where its slope is
     0 or at an end, and it is divided away. Beyond the line, away from (a, b), f only falls as p moves away from a
-    (a is on the other side of the line), and g as q leaves [0, 1 - delta]. This holds for *any* s between b and
-    a - delta and any block, so s need not be the nearest point for these very sizes: near it little is divided away, and
-    a bet can be kept for many blocks. At the nearest point nothing is: the bound of Turner, Ly, Gruenwald (2024).
+    (a is on the other side of the line), and g as q leaves [0, 1 - delta]. Requests of a block may differ: log f and
+    log g are concave in p and q, so of all rates with these means equal ones are the most. This holds for *any* s
+    between b and a - delta and any block, so s need not be the nearest point for these very sizes: near it little is
+    divided away, and a bet can be kept for many blocks. At the nearest point nothing is: that is the theorem of
+    Turner, Ly, Gruenwald (2024).
     """
 
     __slots__ = ("_delta", "_high", "_low", "_pull_c", "_pull_s", "_rest", "_terms", "a", "b", "ratio")

@@ -135,7 +135,8 @@ class Concurrent:
         one that takes the hypothesis for true keeps its stake."""
         if side * (a - b - self.delta) <= 0:
             return 0.0
-        bet, ratio = self._bets[strategy], block[2] / block[0]
+        bet = self._bets[strategy]
+        ratio = (self.stables + block[2]) / (self.candidates + block[0])  # so far: one block's is noise
         if bet is None or not bet.near(a, b, ratio, close):
             bet = self._bets[strategy] = Bet(a, b, self.delta, ratio)
         return bet.gain(*block)

@@ -25,7 +25,7 @@ class ErrorRateParams:
 
 
 class ErrorRate:
-    version = "1"
+    version = "2"
     params = ErrorRateParams
 
     def needs(self, params: ErrorRateParams) -> Sequence[Need]:

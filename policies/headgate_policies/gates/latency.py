@@ -59,7 +59,7 @@ class LatencyParams:
 
 
 class Latency:
-    version = "1"
+    version = "2"
     params = LatencyParams
 
     def needs(self, params: LatencyParams) -> Sequence[Need]:
@@ -128,8 +128,9 @@ class _LatencySitting(Sitting):
         self._threshold = self._limit()
         if self._test is not None and self._threshold is not None:
             slow = look.candidate.slower_than(self._threshold)
-            beside = (0, 0) if self._bake else (sum(look.stable.latency.values()), look.stable.slower_than(self._threshold))
-            self._test.add(Sample(measured, slow, *beside), self._fresh)
+            stables = 0 if self._bake else sum(look.stable.latency.values())
+            stable_slow = 0 if self._bake else look.stable.slower_than(self._threshold)
+            self._test.add(Sample(measured, slow, stables, stable_slow), self._fresh)
 
     def _limit(self) -> float | None:
         """The threshold from what is known before this look. None: too little to know the quantile."""

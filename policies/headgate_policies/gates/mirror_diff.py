@@ -57,7 +57,7 @@ class MirrorDiffParams:
 
 
 class MirrorDiff:
-    version = "2"  # 2: answers of which only one can be read differ; up to three examples of a difference
+    version = "3"  # 2: answers of which only one can be read differ; 3: seconds, bets that are kept, twice the noise
     params = MirrorDiffParams
 
     def needs(self, params: MirrorDiffParams) -> Sequence[Need]:

@@ -46,7 +46,7 @@ class ShapeParams:
 
 
 class ShapeGate:
-    version = "1"
+    version = "2"
     params = ShapeParams
 
     def needs(self, params: ShapeParams) -> Sequence[Need]:

@@ -53,7 +53,7 @@ class StreamParams:
 
 
 class StreamGate:
-    version = "1"
+    version = "2"
     params = StreamParams
 
     def needs(self, params: StreamParams) -> Sequence[Need]:
