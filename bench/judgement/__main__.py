@@ -21,7 +21,9 @@ GOALS: dict[str, tuple[float, float]] = {  # name -> at least, at most
     "promoted_on_silence": (0.0, 0.0),
     "promoted_twice_tolerated": (0.0, 0.05),
     "wrong_answers_caught": (0.95, 1.0),
+    "wrong_answers_failed": (0.95, 1.0),
     "noisy_equal_false_abort": (0.0, 0.01),
+    "noisy_equal_passed": (0.95, 1.0),
     "cpu_share_100_rollouts": (0.0, 0.05),
 }
 

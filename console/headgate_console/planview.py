@@ -98,6 +98,7 @@ def promise(given: Promise, change: Change, rate: float) -> str:
     found = given.detection
     line = f"{given.gate}: {found.effect}: found within ~{rounded(found.requests):,} candidate requests"
     line += f" with {found.power * 100:.0f} %"
+    line += f"; an equal one passes within ~{rounded(found.passes):,}" if found.passes else ""
     share = first_share(change)
     if not share or rate <= 0:
         return line

@@ -286,6 +286,7 @@ class Detection:
     effect: str
     requests: int
     power: float
+    passes: int = 0  # candidate requests within which an equal one passes, with the same probability; 0: not said
 
 
 def significant(value: float, digits: int = 9) -> float:

@@ -115,8 +115,8 @@ def log_sum(terms: Sequence[float]) -> float:
 
 
 class Bet:
-    """That candidate and stable fail at rates (a, b), against every pair of rates on the line candidate = stable +
-    delta and beyond it, seen from (a, b).
+    """That candidate and stable fail at rates (a, b), against every pair of rates on the line candidate = times *
+    stable + delta and beyond it, seen from (a, b). Below, `times` is 1.
 
     The likelihood ratio of (a, b) to one point (s + delta, s) of the line, divided by the most that its expectation
     can be on the line for a block of n_c and n_s requests. *Theorem*: under every (p, q) of the null the expectation
@@ -128,21 +128,21 @@ class Bet:
     log g are concave in p and q, so of all rates with these means equal ones are the most. This holds for *any* s
     between b and a - delta and any block, so s need not be the nearest point for these very sizes: near it little is
     divided away, and a bet can be kept for many blocks. At the nearest point nothing is: that is the theorem of
-    Turner, Ly, Gruenwald (2024).
+    Turner, Ly, Gruenwald (2024). With another `times` the slope of log f in x is as many times as steep, and no more.
     """
 
     __slots__ = ("_delta", "_high", "_low", "_pull_c", "_pull_s", "_rest", "_terms", "a", "b", "ratio")
 
-    def __init__(self, a: float, b: float, delta: float, ratio: float) -> None:
+    def __init__(self, a: float, b: float, delta: float, ratio: float, times: float = 1.0) -> None:
         """`ratio`: stable requests for each of the candidate that it is tuned to."""
         self.a, self.b, self.ratio = a, b, ratio
-        s = min(max(project(1.0, a, ratio, b, delta), TINY), 1 - delta - TINY)
-        null = s + delta
+        s = min(max(nearest(a, ratio, b, delta, times), TINY), (1 - delta) / times - TINY)
+        null = times * s + delta
         self._terms = (*log_ratios(a, null), *log_ratios(b, s))
-        self._pull_c = (a - null) / (null * (1 - null))
+        self._pull_c = times * (a - null) / (null * (1 - null))
         self._pull_s = (b - s) / (s * (1 - s))
         self._rest = self._pull_c * self._pull_s  # < 0: the two arms pull x apart
-        self._low, self._high = -s, 1 - delta - s
+        self._low, self._high = -s, (1 - delta) / times - s
 
     def gain(self, candidates: int, candidate_failures: int, stables: int, stable_failures: int) -> float:
         """What it wins in one block, in nats."""
@@ -214,6 +214,21 @@ def project(candidates: float, a: float, stables: float, b: float, delta: float)
             break
         s = following
     return s
+
+
+def nearest(a: float, stables: float, b: float, delta: float, times: float) -> float:
+    """As `project` of one candidate request, for the line candidate = times * stable + delta."""
+    if times == 1.0:
+        return project(1.0, a, stables, b, delta)
+    low, high = sorted((b, min(max((a - delta) / times, TINY), (1 - delta) / times)))
+    for _ in range(40):
+        s = (low + high) / 2
+        c = times * s + delta
+        if times * (c - a) * s * (1 - s) + stables * (s - b) * c * (1 - c) > 0:
+            high = s
+        else:
+            low = s
+    return (low + high) / 2
 
 
 def _cubic(candidates: float, a: float, stables: float, b: float, delta: float) -> float:

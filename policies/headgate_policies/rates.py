@@ -66,6 +66,7 @@ class RateTest:
         confidence: float,
         ceiling: float | None = None,
         reference: Sample | None = None,
+        times: float = 1.0,
     ) -> None:
         """
         Args:
@@ -74,6 +75,7 @@ class RateTest:
             confidence: 1 minus the chance of a pass although the rate is worse by `tolerance` or more.
             ceiling: a rate never to be exceeded, whatever the stable does; None: there is none.
             reference: the stable's counts from before (in `stables`): judge against them; None: it is concurrent.
+            times: a pass rules out `times` the concurrent stable's rate + tolerance; a failure is never beyond 1.
         """
         self._total = [0, 0, 0, 0]
         self._enough = math.log(1 / (1 - confidence))
@@ -81,7 +83,7 @@ class RateTest:
         level = alpha / max(1, compares + (ceiling is not None))
         self._tests: list[_Test] = []
         if reference is None:
-            self._tests.append(_Test("stable", stats.Concurrent(tolerance, level), level))
+            self._tests.append(_Test("stable", stats.Concurrent(tolerance, level, times), level))
         elif compares:
             self._tests.append(_Test("reference", _against(reference, tolerance, level / 2), level / 2))
         if ceiling is not None:
@@ -127,7 +129,7 @@ class RateTest:
         if test.fine.value < self._enough:
             return False
         total = self.total
-        limit = total.stable_rate + test.delta if isinstance(test, stats.Concurrent) else test.floor
+        limit = test.times * total.stable_rate + test.delta if isinstance(test, stats.Concurrent) else test.floor
         return total.candidate_rate <= limit
 
     def needed(self) -> int | None:
@@ -184,6 +186,24 @@ def detection(
         spread = math.hypot(_spread(rate, null + tolerance), math.sqrt(stables) * _spread(stable_rate, null))
     requests = stats.requests_to(alpha, growth, spread)
     return None if requests is None else Detection(what, requests, 0.95)
+
+
+def passing(rate: float, tolerance: float, confidence: float, stables: float | None = None, times: float = 1.0) -> int:
+    """Requests within which a candidate that fails as often as the stable passes, in 95 % of cases. 0: cannot be said.
+
+    Args:
+        stables, times: as in `detection` and `RateTest`.
+    """
+    rate = bets.clipped(rate)
+    if not 0 < rate + tolerance < 1:
+        return 0
+    if stables is None:
+        growth, spread = bets.divergence(rate, times * rate + tolerance), _spread(rate, times * rate + tolerance)
+    else:
+        null = bets.nearest(rate, stables, rate, tolerance, times)
+        growth = bets.divergence(rate, times * null + tolerance) + stables * bets.divergence(rate, null)
+        spread = math.hypot(_spread(rate, times * null + tolerance), math.sqrt(stables) * _spread(rate, null))
+    return stats.requests_to(1 - confidence, growth, spread) or 0
 
 
 def _spread(rate: float, null: float) -> float:

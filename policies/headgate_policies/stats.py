@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from headgate_policies.bets import FIRST_START, TINY, Bet, EProcess, clipped, divergence, log_ratios, project
+from headgate_policies.bets import FIRST_START, TINY, Bet, EProcess, clipped, divergence, log_ratios, nearest
 
 SECONDS_TO_FAIL = 3  # no less evidence than of so many different seconds fails anybody: a hiccup is no regression
 PRIOR_FAILURES = 0.5  # what an estimate assumes before it has seen anything (Krichevsky-Trofimov)
@@ -45,24 +45,28 @@ def upper_bound(requests: int, failures: int, level: float) -> float:
 class Concurrent:
     """Is the candidate's rate worse than the concurrent stable's by more than `delta`? Two e-processes, one each way.
 
-    `worse` bets against "candidate <= stable + delta", `fine` against "candidate >= stable + delta".
-
-    Each block is bet on with rates chosen before it; the theorem is `Bet`'s.
+    `worse` bets against "candidate <= stable + delta", `fine` against "candidate >= times * stable + delta". Each block
+    is bet on with rates chosen before it; the theorem is `Bet`'s.
 
     Assumes: given the past, requests of one block fail independently, and the *mean* rates of the block are in the
     null. The rates may drift from block to block as they like, for both at once: nothing is pooled over time.
     """
 
-    def __init__(self, delta: float, level: float = 0.0) -> None:
-        """`level`: of a false failure; more than one window must agree on it. 0: a single look may show anything."""
+    def __init__(self, delta: float, level: float = 0.0, times: float = 1.0) -> None:
+        """
+        Args:
+            level: of a false failure; more than one window must agree on it. 0: a single look may show anything.
+            times: `fine` bets against "candidate >= times * stable + delta".
+        """
+        self.times = times
         self.delta = min(max(delta, TINY), 1 - 1e-6)
         weights = (2, 1, *[1] * len(MULTIPLES))  # what was learnt; a broken candidate; effects of a size
         self.worse = EProcess(weights, cap_of(level, len(weights)))
-        self.fine = EProcess((1, 1))
+        self.fine = EProcess((1, 1, 1))  # what was learnt of each arm; that hardly any fails; that both are alike
         self.candidates = self.candidate_failures = self.stables = self.stable_failures = 0
         self._open = [0, 0, 0, 0]  # a block: looks are joined until each arm has a request
         self._fresh = False
-        self._bets: list[Bet | None] = [None] * (len(weights) + 2)
+        self._bets: list[Bet | None] = [None] * (len(weights) + 3)
 
     def add(
         self, candidates: int, candidate_failures: int, stables: int, stable_failures: int, fresh: bool = True
@@ -93,11 +97,12 @@ class Concurrent:
             ],
             self._fresh,
         )
-        calm = self.delta / 50
+        calm, alike = self.delta / 50, self._pooled(b)
         self.fine.add(
             [
                 self._gain(-1, self._candidate_guess(b), b, block, close, -1),
                 self._gain(-2, calm, calm, block, close, -1),
+                self._gain(-3, alike, alike, block, close, -1),
             ]
         )
         self._learn(block)
@@ -124,6 +129,10 @@ class Concurrent:
         prior = PRIOR_FAILURES / clipped(before_any)
         return clipped((self.candidate_failures + PRIOR_FAILURES) / (self.candidates + prior))
 
+    def _pooled(self, before_any: float) -> float:
+        failures, requests = self.candidate_failures + self.stable_failures, self.candidates + self.stables
+        return clipped((failures + PRIOR_FAILURES) / (requests + PRIOR_FAILURES / before_any))
+
     def _dire(self, b: float) -> float:
         """Half of what may fail at most does: finds a broken candidate in the first look."""
         return (1 + b + self.delta) / 2
@@ -133,26 +142,28 @@ class Concurrent:
     ) -> float:
         """What a strategy wins in this block with a bet on (a, b), or on the rates near them that it has bet on before;
         one that takes the hypothesis for true keeps its stake."""
-        if side * (a - b - self.delta) <= 0:
+        times = 1.0 if side > 0 else self.times
+        if side * (a - times * b - self.delta) <= 0:
             return 0.0
         bet = self._bets[strategy]
         ratio = (self.stables + block[2]) / (self.candidates + block[0])  # so far: one block's is noise
         if bet is None or not bet.near(a, b, ratio, close):
-            bet = self._bets[strategy] = Bet(a, b, self.delta, ratio)
+            bet = self._bets[strategy] = Bet(a, b, self.delta, ratio, times)
         return bet.gain(*block)
 
     @property
     def leans_fine(self) -> bool:
         """Whether the rates seen so far are inside what is tolerated."""
         a, b = self.guesses()
-        return a < b + self.delta
+        return a < self.times * b + self.delta
 
     def growth(self) -> float:
         """Nats that one more candidate request is worth at the rates seen so far; >= 0."""
         a, b = self.guesses()
         ratio = self.stables / self.candidates if self.candidates else 1.0
-        s = project(1.0, a, ratio, b, self.delta)
-        return divergence(a, s + self.delta) + ratio * divergence(b, s)
+        times = self.times if self.leans_fine else 1.0
+        s = nearest(a, ratio, b, self.delta, times)
+        return divergence(a, times * s + self.delta) + ratio * divergence(b, s)
 
 
 def _kept(failures: int) -> float:

@@ -65,7 +65,7 @@ def test_another_version_of_the_gate_is_told() -> None:
     before = replace(recorded(trace(), "error-rate"), version="0")
     after = again(trace(), before, GATES)
     assert after is not None
-    assert differences(before, after) == ("version: 0 was recorded, now 1",)
+    assert differences(before, after) == ("version: 0 was recorded, now 2",)
 
 
 def test_a_gate_that_does_not_judge_here_has_no_verdict() -> None:

@@ -67,6 +67,16 @@ def _expectation(bet: Bet, n: int, m: int, p: float, q: float) -> float:
     )
 
 
+@pytest.mark.parametrize(("candidates", "stables"), [(2, 3), (5, 1)])
+@pytest.mark.parametrize(("delta", "times"), [(0.01, 2.0), (0.1, 1.5), (0.2, 4.0)])
+def test_a_bet_on_a_steeper_line_wins_nothing_either(candidates: int, stables: int, delta: float, times: float) -> None:
+    for (a, b), p, q in itertools.product(((0.6, 0.05), (0.05, 0.3), (0.2, 0.2)), _GRID, _GRID):
+        worse = a > times * b + delta
+        if (p <= times * q + delta) if worse else (p >= times * q + delta):
+            bet = Bet(a, b, delta, 0.5, times)
+            assert _expectation(bet, candidates, stables, p, q) <= 1 + 1e-9
+
+
 @pytest.mark.parametrize("ratio", [0.5, 8.0])
 def test_what_is_divided_away_is_no_more_than_it_must_be(ratio: float) -> None:
     """Somewhere on the line a bet is fair: its expectation is 1, for sizes it was not tuned to as well."""
@@ -172,6 +182,32 @@ def test_without_any_failure_a_pass_takes_little_more_than_it_must(delta: float,
         test.add(n, 0, m, 0)
     assert test.fine.value >= math.log(20)
     assert most >= math.log(20) / delta
+
+
+def test_noise_of_both_arms_is_no_obstacle_where_twice_as_much_is_tolerated() -> None:
+    rng = random.Random(24)
+    passed = {1.0: 0, 2.0: 0}
+    for times in passed:
+        for _ in range(20):
+            test = Concurrent(0.01, times=times)
+            for _ in range(500):
+                test.add(10, binomial(rng, 10, 0.06), 2, binomial(rng, 2, 0.06))
+            passed[times] += test.fine.value >= math.log(20)
+    assert passed[2.0] >= 19
+    assert passed[1.0] <= 8
+
+
+def test_false_passes_stay_below_the_level_where_twice_as_much_is_tolerated() -> None:
+    rng = random.Random(25)
+    false = 0
+    for _ in range(200):
+        test = Concurrent(0.02, times=2.0)
+        highest = 0.0
+        for _ in range(60):
+            test.add(10, binomial(rng, 10, 0.12), 4, binomial(rng, 4, 0.05))
+            highest = max(highest, test.fine.value)
+        false += highest >= math.log(1 / ALPHA)
+    assert false / 200 <= ALPHA
 
 
 def test_a_fault_that_begins_late_is_found() -> None:

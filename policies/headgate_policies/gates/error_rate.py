@@ -7,11 +7,11 @@ failure. Mirrored copies count as the candidate's requests in the mirror phase. 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headgate.evidence import FAILURES, NOTHING, Detection, Look, Need, Result, Traffic, Verdict
 from headgate.params import count, share
-from headgate_policies.rates import RateTest, Sample, detection
+from headgate_policies.rates import RateTest, Sample, detection, passing
 from headgate_policies.sitting import Opinion, Sitting, judged
 from headgate_policies.wording import classes, part, percent
 
@@ -40,7 +40,9 @@ class ErrorRate:
     def power(self, params: ErrorRateParams, traffic: Traffic, alpha: float) -> Detection | None:
         effect = 3 * params.max_increase
         what = f"errors rising from {percent(traffic.error_rate)} to {percent(traffic.error_rate + effect)}"
-        return detection(what, traffic.error_rate, effect, params.max_increase, alpha)
+        found = detection(what, traffic.error_rate, effect, params.max_increase, alpha)
+        passes = passing(traffic.error_rate, params.max_increase, params.confidence)
+        return replace(found, passes=passes) if found else None
 
 
 class _ErrorRateSitting(Sitting):

@@ -30,7 +30,7 @@ from headgate.evidence import (
     size_limit,
 )
 from headgate.params import count, number, seconds, share
-from headgate_policies.rates import RateTest, Sample, detection
+from headgate_policies.rates import RateTest, Sample, detection, passing
 from headgate_policies.sitting import Opinion, Sitting, judged
 from headgate_policies.times import Times
 from headgate_policies.wording import milliseconds, part, percent
@@ -75,7 +75,8 @@ class Latency:
         usual = (1 - params.quantile) / 2  # the stable's own share above the threshold: less than 1 - quantile
         effect = 3 * params.tolerated
         what = f"slow requests rising from {percent(usual)} to {percent(usual + effect)}"
-        return detection(what, usual, effect, params.tolerated, alpha)
+        found = detection(what, usual, effect, params.tolerated, alpha)
+        return replace(found, passes=passing(usual, params.tolerated, params.confidence)) if found else None
 
 
 class _LatencySitting(Sitting):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headgate.evidence import Detection, Difference, Look, Need, Pair, PairKind, Result, Traffic, Verdict
@@ -19,7 +19,7 @@ from headgate.params import Fault, ParameterError, count, number, share
 from headgate_policies.compare import Comparison, Found, Tolerance, compare, cut, example, generalised, media_type
 from headgate_policies.drift import Drift
 from headgate_policies.noise import MAX_PATHS, Noise
-from headgate_policies.rates import RateTest, Sample, detection
+from headgate_policies.rates import RateTest, Sample, detection, passing
 from headgate_policies.rules import rules
 from headgate_policies.sitting import Opinion, Sitting, judged
 from headgate_policies.wording import part, percent
@@ -28,6 +28,7 @@ SHOWN = 10  # differences in a verdict
 EXAMPLES = 3  # of one difference
 SHORT = 32 * 1024  # characters: half of what a router keeps of an answer
 UNREADABLE = "longer than 64 KiB, or no text, or no JSON although parts are to be redacted"
+NOISE = 2.0  # a candidate may differ so many times as often as the stable from itself, and pass
 ECHOED = 0.1  # echoes per compared pair that a forecast takes: the default of `mirror.echo`
 
 
@@ -72,7 +73,10 @@ class MirrorDiff:
     def power(self, params: MirrorDiffParams, traffic: Traffic, alpha: float) -> Detection | None:
         effect = 3 * params.max_share
         what = f"wrong answers in {percent(effect)} of cases"
-        return detection(what, 0.0, effect, params.max_share, alpha, ECHOED if params.min_echoes else None)
+        echoed, noise = (ECHOED, params.noisy) if params.min_echoes else (None, 0.0)
+        found = detection(what, 0.0, effect, params.max_share, alpha, echoed)
+        passes = passing(noise, params.max_share, params.confidence, echoed, NOISE)
+        return replace(found, passes=passes) if found else None
 
 
 class _MirrorDiffSitting(Sitting):
@@ -88,6 +92,7 @@ class _MirrorDiffSitting(Sitting):
             confidence=params.confidence,
             ceiling=None if params.min_echoes else params.max_share,
             reference=None if params.min_echoes else Sample(),
+            times=NOISE,
         )
         self._noise = Noise(params.noisy)
         self._excluded: dict[str, float] = {}
