@@ -1,13 +1,16 @@
 """Which paths of an answer differ by themselves: learnt from echoes, pairs of the stable with itself.
 
 A timestamp, an id, a sampled text differs between two answers of one and the same model. Such a path is left out of
-the comparison, as long as the candidate differs there no more than twice as often as the stable does from itself.
+the comparison, as long as the candidate differs there no more than twice as often as the stable does from itself, by
+a standard error. Left out once, it is until it differs half as often: a path near the edge that came and went would
+make the rates that are tested another thing each time.
 What is left out in one look is decided from the looks before it, and for both kinds of pair alike; so whatever this
 chooses, an equal model is still as likely to differ as an echo, and the test on top keeps its promise.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -20,6 +23,7 @@ class Noise:
     def __init__(self, noisy: float) -> None:
         """`noisy`: the share of echoes that must differ at a path for it to count as noise, 0 to 1."""
         self._noisy = noisy
+        self._left_out: set[str] = set()
         self._pairs = {PairKind.COMPARE: 0, PairKind.ECHO: 0}
         self._seen: dict[PairKind, Counter[str]] = {PairKind.COMPARE: Counter(), PairKind.ECHO: Counter()}
 
@@ -33,10 +37,15 @@ class Noise:
         return self._seen[kind][path] / self._pairs[kind] if self._pairs[kind] else 0.0
 
     def excluded(self) -> Mapping[str, float]:
-        """Path -> share of echoes that differ there: what the next look leaves out."""
+        """Path -> share of echoes that differ there: what the next look leaves out. Asked once for each look."""
         shares = {path: self.share(PairKind.ECHO, path) for path in sorted(self._seen[PairKind.ECHO])}
-        return {
-            path: share
-            for path, share in shares.items()
-            if share >= self._noisy and self.share(PairKind.COMPARE, path) <= 2 * share
-        }
+        found = {path: share for path, share in shares.items() if self._leaves_out(path, share)}
+        self._left_out = set(found)
+        return found
+
+    def _leaves_out(self, path: str, share: float) -> bool:
+        enough = self._noisy / 2 if path in self._left_out else self._noisy
+        if share < enough:
+            return False
+        error = math.sqrt(share * (1 - share) / self._pairs[PairKind.ECHO])
+        return self.share(PairKind.COMPARE, path) <= 2 * (share + error)

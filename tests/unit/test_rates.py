@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headgate.evidence import Result
-from headgate_policies.rates import DRIFT, RateTest, Sample, detection
+from headgate_policies.rates import DRIFT, RateTest, Sample, detection, passing
 
 ALPHA = 0.001
 
@@ -39,6 +39,30 @@ def test_what_a_forecast_promises_is_kept(stable: float, effect: float, toleranc
     times = sorted(requests_until_failed(rng, stable, stable + effect, tolerance, echoes) for _ in range(40))
     assert times[math.ceil(0.9 * len(times)) - 1] <= promised.requests
     assert times[0] > promised.requests / 20, "nor is it a promise that says nothing"
+
+
+@pytest.mark.parametrize(
+    ("rate", "tolerance", "beside", "times"),
+    [
+        pytest.param(0.0, 0.01, 2, 2.0, id="no noise, a tenth of echoes"),
+        pytest.param(0.06, 0.02, 10, 2.0, id="noise, half of echoes"),
+        pytest.param(0.01, 0.02, 60, 1.0, id="a quarter of the traffic"),
+    ],
+)
+def test_an_equal_one_passes_within_what_a_forecast_says(
+    rate: float, tolerance: float, beside: int, times: float
+) -> None:
+    promised = passing(rate, tolerance, 0.95, beside / 20, times)
+    rng = np.random.default_rng(2)
+    found = []
+    for _ in range(30):
+        test = RateTest(tolerance, alpha=ALPHA, confidence=0.95, times=times)
+        while test.result is not Result.PASS and test.total.candidates <= promised:
+            test.add(Sample(20, int(rng.binomial(20, rate)), beside, int(rng.binomial(beside, rate))))
+        found.append(test.total.candidates)
+    late = sum(count > promised for count in found)
+    assert late <= 3
+    assert sorted(found)[len(found) // 2] > promised / 20, "nor is it a promise that says nothing"
 
 
 def test_fewer_stable_requests_beside_it_make_a_forecast_longer() -> None:
