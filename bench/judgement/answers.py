@@ -63,6 +63,7 @@ class Case:
 
 FAILED_IN_TIME = "wrong number in 1 % of cases, 20,000 pairs"
 NOISY = "noisy, but equal, 10,000 pairs"
+NOISY_MORE_ECHOES = "noisy, but equal, 50 % echoes, 2,500 pairs"
 CASES = (
     Case("wrong number in 10 % of cases", off, 0.1, STRICT),
     Case("wrong number in 1 % of cases", off, 0.01, STRICT),
@@ -73,7 +74,7 @@ CASES = (
     Case("an integer off by one, 1 %", off_by_one, 0.01, STRICT),
     Case("a re-ordered ranking, 1 %", reordered, 0.01, STRICT),
     Case("a dropped field, 1 %", dropped, 0.01, STRICT),
-    Case("noisy, but equal, 50 % echoes", right, 0.0, DEFAULT, noisy, echoes=10),
+    Case(NOISY_MORE_ECHOES, right, 0.0, DEFAULT, noisy, echoes=10),
     Case(NOISY, right, 0.0, DEFAULT, noisy, looks=500),
 )
 

@@ -94,12 +94,13 @@ def run_answers(scale: float) -> tuple[list[list[str]], Numbers]:
         rows.append([f"answers: {case.name}", ", ".join(parts), "not seen"])
         caught[case.name] = 1 - found[(case.name, "pass")] / seeds
     one_percent = [caught[case.name] for case in answers.CASES if case.share == 0.01]
-    noisy = answers.NOISY
+    noisy = (answers.NOISY, answers.NOISY_MORE_ECHOES)
     numbers: Numbers = {
         "wrong_answers_caught": round(min(one_percent), 5),
         "wrong_answers_failed": round(found[(answers.FAILED_IN_TIME, "fail")] / seeds, 5),
-        "noisy_equal_false_abort": round(found[(noisy, "fail")] / seeds, 5),
-        "noisy_equal_passed": round(found[(noisy, "pass")] / seeds, 5),
+        "noisy_equal_false_abort": round(max(found[(name, "fail")] for name in noisy) / seeds, 5),
+        "noisy_equal_passed": round(found[(answers.NOISY_MORE_ECHOES, "pass")] / seeds, 5),
+        "noisy_equal_passed_tenth": round(found[(answers.NOISY, "pass")] / seeds, 5),
     }
     return rows, numbers
 

@@ -62,7 +62,7 @@ class Concurrent:
         self.delta = min(max(delta, TINY), 1 - 1e-6)
         weights = (2, 1, *[1] * len(MULTIPLES))  # what was learnt; a broken candidate; effects of a size
         self.worse = EProcess(weights, cap_of(level, len(weights)))
-        self.fine = EProcess((1, 1, 1))  # what was learnt of each arm; that hardly any fails; that both are alike
+        self.fine = EProcess((1, 2, 1))  # what was learnt of each arm; that hardly any fails; that both are alike
         self.candidates = self.candidate_failures = self.stables = self.stable_failures = 0
         self._open = [0, 0, 0, 0]  # a block: looks are joined until each arm has a request
         self._fresh = False
