@@ -159,7 +159,8 @@ class _MirrorDiffSitting(Sitting):
         missing = self._missing()
         if missing:
             return Opinion(Result.INCONCLUSIVE, f"{seen}; not enough to say", figures, missing, differences)
-        more_or = f"{percent(self._own.max_share)} or more is ruled out ({percent(self._own.confidence)} sure)"
+        twice = f"{NOISE:g} times that + " if self._test.total.stable_bad else ""
+        more_or = f"{twice}{percent(self._own.max_share)} or more is ruled out ({percent(self._own.confidence)} sure)"
         return Opinion(Result.PASS, f"{seen}; {more_or}", figures, differences=differences)
 
     def _missing(self) -> str:
