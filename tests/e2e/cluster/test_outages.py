@@ -173,9 +173,7 @@ def _elsewhere(world: World, part: str, node: str) -> bool:
 
 
 def test_a_node_whose_kubelet_is_lost_with_every_replica_and_a_router_on_it(world: World) -> None:
-    one = world.place.work / "endpoints/greet/deployments/blue.yml"
-    one.write_text(one.read_text().replace("instance_count: 2", "instance_count: 1"))
-    world.place.push("one")
+    go(world, "lost node")  # one replica
     live = within(PATIENCE_S, lambda: [p for p in world.pods("model") if ready(p)], "a replica is ready")
     within(PATIENCE_S, lambda: len(_live(world)) == 1, "one replica is left")
     live = _live(world)
