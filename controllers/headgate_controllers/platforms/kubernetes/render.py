@@ -153,21 +153,29 @@ def _pod(w: Workload, match_labels: Mapping[str, str], shelves: Shelves) -> Obje
         "containers": [_container(w)],
         "volumes": [{"name": _volume(path), "emptyDir": {}} for path in WRITABLE],
         "tolerations": _tolerations(w),
-        "topologySpreadConstraints": [
-            {
-                "maxSkew": 1,
-                "topologyKey": key,
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": dict(match_labels)},
-            }
-            for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
-        ],
+        **_apart(match_labels),
     }
     if w.node_pool:
         spec["nodeSelector"] = {POOL: w.node_pool}
     if w.fetch:
         _add_initializer(spec, w, shelves)
     return spec
+
+
+def _apart(match_labels: Mapping[str, str]) -> Object:
+    """On nodes and zones of their own, where there are some. Nodes by affinity: of two spread constraints the
+    scheduler heeds neither on a node that lacks the label of one, and few clusters of one's own have zones.
+    """
+
+    def selector() -> Object:
+        return {"labelSelector": {"matchLabels": dict(match_labels)}}
+
+    node = {"weight": 100, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname", **selector()}}
+    zone = {"topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}
+    return {
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [node]}},
+        "topologySpreadConstraints": [{"maxSkew": 1, **zone, **selector()}],
+    }
 
 
 def _add_initializer(spec: Object, w: Workload, shelves: Shelves) -> None:
