@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from headgate.control import ExchangeRequest
 from headgate.evidence import NOTHING, Approval, Batch, Counts, Look, Outcome, PairKind, Sample, add
@@ -17,6 +18,14 @@ from headgate_controllers.heads import Heads
 from headgate_controllers.records.sqlite import SqliteRecord
 
 WINDOW_S = 60.0  # shares shown beside the shares asked for
+
+
+@dataclass(slots=True)
+class _Unheard:
+    """The looks of a running op that its judge has yet to hear. What was heard is in the record alone."""
+
+    start: int  # how many came before
+    looks: list[Look]
 
 
 class Evidence:
@@ -28,7 +37,7 @@ class Evidence:
         self._references: dict[
             str, tuple[tuple[str, str], Counts]
         ] = {}  # endpoint -> its op at the bake, what was before
-        self._looks: dict[tuple[str, str], list[Look]] = {}  # (rollout, op) -> looks, in order
+        self._unheard: dict[tuple[str, str], _Unheard] = {}  # by rollout and op: one running op an endpoint
         self._recent: dict[str, deque[tuple[float, dict[str, int]]]] = defaultdict(deque)
         self._totals: dict[tuple[str, str, str], int] = defaultdict(int)  # (endpoint, revision, outcome) for /metrics
         self._split: dict[str, tuple[int, dict[str, int]]] = {}  # endpoint -> (generation, revision -> requests)
@@ -49,11 +58,10 @@ class Evidence:
             if op is not None and head.active is not None:
                 looks[(head.active.id, op.name)].append(self._look(head, head.active, op, batch))
                 touched.append(batch.endpoint)
-        self._record.receive(request.worker, request.boot, request.sequence, looks)
-        with self._lock:
+        with self._lock:  # stored and kept as one: whoever reads the record in between would have them twice
+            self._record.receive(request.worker, request.boot, request.sequence, looks)
             for key, found in looks.items():
-                if key in self._looks:
-                    self._looks[key] += found
+                self._keep(key, found)
             for batch in request.batches:
                 self._count(batch)
         return tuple(touched)
@@ -79,31 +87,35 @@ class Evidence:
             samples=tuple(samples),
         )
         key = (rollout.id, op.name)
-        self.looks(*key)  # those of the record are in memory before this one is in both
-        self._record.add_looks(*key, [look])
         with self._lock:
-            if key in self._looks:
-                self._looks[key].append(look)
+            self._record.add_looks(*key, [look])
+            self._keep(key, [look])
         return True
 
     def looks(self, rollout: str, op: str, start: int = 0) -> list[Look]:
-        """The looks of an op from the `start`th on, in the order received; from the record after a restart."""
+        """The looks of an op from the `start`th on, in the order received. Those before are let go: a soak of hours
+        would fill the memory with them. Asked for again, as after a restart, they are read from the record.
+        """
         key = (rollout, op)
         with self._lock:
-            known = self._looks.get(key)
-        if known is None:
-            known = list(self._record.looks(rollout, op))
-            with self._lock:
-                # Ops of the past are not kept in memory: one running op an endpoint.
-                for old in [k for k in self._looks if k[0] == rollout]:
-                    del self._looks[old]
-                self._looks[key] = known
-        return known[start:]
+            found = self._unheard.get(key)
+            if found is None or start < found.start:
+                for old in [k for k in self._unheard if k[0] == rollout]:
+                    del self._unheard[old]
+                found = self._unheard[key] = _Unheard(0, list(self._record.looks(rollout, op)))
+            del found.looks[: start - found.start]
+            found.start = start
+            return list(found.looks)
+
+    def _keep(self, key: tuple[str, str], looks: Sequence[Look]) -> None:
+        """Only where a judge has asked; else they are read from the record when one does."""
+        if key in self._unheard:
+            self._unheard[key].looks += looks
 
     def forget(self, rollout: str) -> None:
         with self._lock:
-            for key in [k for k in self._looks if k[0] == rollout]:
-                del self._looks[key]
+            for key in [k for k in self._unheard if k[0] == rollout]:
+                del self._unheard[key]
 
     def observed(self, endpoint: str) -> Mapping[str, int]:
         """Live requests of the last minute by revision."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,18 @@ def test_a_batch_is_received_once_and_kept_over_a_restart(desk: Desk) -> None:
     assert len(desk.evidence.looks(rollout, name)) == 1
     assert desk.receive(batch, sequence=1, boot="another") == ("fraud",)
     assert len(desk.evidence.looks(rollout, name)) == 2
+
+
+def test_what_was_heard_is_let_go_and_read_again_from_the_record(desk: Desk) -> None:
+    rollout, name, generation = op(desk.be(mirroring()))
+    batch = Batch("fraud", generation, 1.0, {B: counts(80)}, {G: counts(20)})
+    desk.receive(batch, sequence=1)
+    desk.receive(replace(batch, mirrored={G: counts(30)}), sequence=2)
+    assert [look.candidate for look in desk.evidence.looks(rollout, name, 1)] == [counts(30)]
+    desk.receive(replace(batch, mirrored={G: counts(40)}), sequence=3)
+    assert [look.candidate for look in desk.evidence.looks(rollout, name, 1)] == [counts(30), counts(40)]
+    assert desk.evidence.looks(rollout, name, 3) == []
+    assert [look.candidate for look in desk.evidence.looks(rollout, name)] == [counts(20), counts(30), counts(40)]
 
 
 def test_evidence_of_an_older_generation_is_counted_and_judges_nothing(desk: Desk) -> None:
