@@ -13,6 +13,8 @@ from operator import add, sub
 TINY = 1e-12  # rates are kept this far from 0 and 1, so that every logarithm is finite
 LARGE = 1 - TINY
 FIRST_START = 0.8  # weight of betting from the first look on; the rest is for bets that start later
+SPARED = 1e-3  # nats: a block that would lose more to being of other sizes than the bet's has its own point of the null
+STRAIGHT = 0.3  # of the logarithm of the sizes' ratio: so far a straight line leads near enough to that point
 APART = 1.5  # a bet is kept while the arms' sizes are within this factor of what it was tuned to
 
 
@@ -127,35 +129,70 @@ class Bet:
     (a is on the other side of the line), and g as q leaves [0, 1 - delta]. Requests of a block may differ: log f and
     log g are concave in p and q, so of all rates with these means equal ones are the most. This holds for *any* s
     between b and a - delta and any block, so s need not be the nearest point for these very sizes: near it little is
-    divided away, and a bet can be kept for many blocks. At the nearest point nothing is: that is the theorem of
-    Turner, Ly, Gruenwald (2024). With another `times` the slope of log f in x is as many times as steep, and no more.
+    divided away, and a bet can be kept for many blocks. Where more would be, the block gets a nearer s of its own. At
+    the nearest point nothing is: that is the theorem of Turner, Ly, Gruenwald (2024). With another `times` the slope
+    of log f in x is as many times as steep, and no more.
     """
 
-    __slots__ = ("_delta", "_high", "_low", "_pull_c", "_pull_s", "_rest", "_terms", "a", "b", "ratio")
+    __slots__ = ("_delta", "_here", "_lean", "_times", "a", "b", "ratio")
 
     def __init__(self, a: float, b: float, delta: float, ratio: float, times: float = 1.0) -> None:
         """`ratio`: stable requests for each of the candidate that it is tuned to."""
         self.a, self.b, self.ratio = a, b, ratio
-        s = min(max(nearest(a, ratio, b, delta, times), TINY), (1 - delta) / times - TINY)
-        null = times * s + delta
-        self._terms = (*log_ratios(a, null), *log_ratios(b, s))
-        self._pull_c = times * (a - null) / (null * (1 - null))
-        self._pull_s = (b - s) / (s * (1 - s))
-        self._rest = self._pull_c * self._pull_s  # < 0: the two arms pull x apart
-        self._low, self._high = -s, (1 - delta) / times - s
+        self._delta, self._times = delta, times
+        self._here = _Point(a, b, delta, times, nearest(a, ratio, b, delta, times))
+        self._lean = _lean(a, b, delta, times, self._here.s, ratio)
 
     def gain(self, candidates: int, candidate_failures: int, stables: int, stable_failures: int) -> float:
         """What it wins in one block, in nats."""
-        failed_c, passed_c, failed_s, passed_s = self._terms
+        point = self._here
+        most = point.most(candidates, stables)
+        if most > SPARED:
+            point = self._toward(stables / candidates)
+            most = point.most(candidates, stables)
+        failed_c, passed_c, failed_s, passed_s = point.terms
         return (
             candidate_failures * failed_c
             + (candidates - candidate_failures) * passed_c
             + stable_failures * failed_s
             + (stables - stable_failures) * passed_s
-            - self._most(candidates, stables)
+            - most
         )
 
-    def _most(self, candidates: int, stables: int) -> float:
+    def _toward(self, ratio: float) -> _Point:
+        """The nearest point for a block of these sizes, or as near as a straight line leads when they differ little."""
+        a, b, delta, times = self.a, self.b, self._delta, self._times
+        off = math.log(ratio / self.ratio)
+        if abs(off) > STRAIGHT:
+            return _Point(a, b, delta, times, nearest(a, ratio, b, delta, times))
+        ends = sorted((b, (a - delta) / times))
+        return _Point(a, b, delta, times, min(max(self._here.s + self._lean * off, ends[0]), ends[1]))
+
+    def near(self, a: float, b: float, ratio: float, close: tuple[float, float]) -> bool:
+        """Whether it is still good enough a bet on these rates in a block with so many stable requests for each of the
+        candidate. `close`: how far off each rate may be, as a fraction of it."""
+        return (
+            abs(a - self.a) <= close[0] * self.a
+            and abs(b - self.b) <= close[1] * self.b
+            and self.ratio <= APART * ratio <= APART**2 * self.ratio
+        )
+
+
+class _Point:
+    """A point of the line, (times * s + delta, s), as what a bet on (a, b) is held against."""
+
+    __slots__ = ("_high", "_low", "_pull_c", "_pull_s", "_rest", "s", "terms")
+
+    def __init__(self, a: float, b: float, delta: float, times: float, s: float) -> None:
+        self.s = s = min(max(s, TINY), (1 - delta) / times - TINY)
+        null = times * s + delta
+        self.terms = (*log_ratios(a, null), *log_ratios(b, s))
+        self._pull_c = times * (a - null) / (null * (1 - null))
+        self._pull_s = (b - s) / (s * (1 - s))
+        self._rest = self._pull_c * self._pull_s  # < 0: the two arms pull x apart
+        self._low, self._high = -s, (1 - delta) / times - s
+
+    def most(self, candidates: int, stables: int) -> float:
         """Log of the most that the ratio's expectation can be on the line, for a block of these sizes; >= 0."""
         pull_c, pull_s, rest = self._pull_c, self._pull_s, self._rest
         slope = candidates * pull_c + stables * pull_s  # at x = 0
@@ -166,14 +203,16 @@ class Bet:
         most = candidates * math.log1p(x * pull_c) + stables * math.log1p(x * pull_s)
         return most if most > 0.0 else 0.0  # by rounding it may be less
 
-    def near(self, a: float, b: float, ratio: float, close: tuple[float, float]) -> bool:
-        """Whether it is still good enough a bet on these rates in a block with so many stable requests for each of the
-        candidate. `close`: how far off each rate may be, as a fraction of it."""
-        return (
-            abs(a - self.a) <= close[0] * self.a
-            and abs(b - self.b) <= close[1] * self.b
-            and self.ratio <= APART * ratio <= APART**2 * self.ratio
-        )
+
+def _lean(a: float, b: float, delta: float, times: float, s: float, ratio: float) -> float:
+    """How far the nearest point's s moves for each unit of the logarithm of `ratio`, at s."""
+    c = times * s + delta
+    spread_c, spread_s = c * (1 - c), s * (1 - s)
+    pull = ratio * (s - b) / spread_s
+    bend = times**2 * (spread_c - (c - a) * (1 - 2 * c)) / spread_c**2 + (
+        ratio * (spread_s - (s - b) * (1 - 2 * s)) / spread_s**2
+    )
+    return -pull / bend if bend > 0 else 0.0
 
 
 def _log1p(x: float) -> float:

@@ -333,3 +333,13 @@ def test_what_a_window_loses_makes_no_room_to_win_more() -> None:
     for gain, fresh in ((-2.0, True), (5.0, False)):
         process.add([gain], fresh)
     assert process.value == pytest.approx(math.log(0.8 * math.exp(-1.0) + 0.1 * math.exp(1.0) + 0.1))
+
+
+@pytest.mark.parametrize(("a", "b"), [pytest.param(0.005, 0.005, id="as good"), pytest.param(0.03, 0.005, id="worse")])
+@pytest.mark.parametrize("candidates", [1, 100, 140, 167, 200, 400, 3000])
+def test_a_block_of_other_sizes_costs_a_bet_next_to_nothing(a: float, b: float, candidates: int) -> None:
+    """Sizes vary by chance where callers choose or copies are drawn; evidence must not be lost to it."""
+    stables, delta = 3166, 0.005
+    block = (candidates, round(a * candidates), stables, round(b * stables))
+    kept, own = (Bet(a, b, delta, ratio).gain(*block) for ratio in (19.0, stables / candidates))
+    assert kept == pytest.approx(own, rel=0.02, abs=0.01)
