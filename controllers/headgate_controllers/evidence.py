@@ -33,7 +33,8 @@ class Evidence:
         self._record = record
         self._heads = heads
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the counters, which status and checks ask for: never held over a disk
+        self._storing = threading.Lock()  # of looks: stored and kept as one, or a reader in between has them twice
         self._references: dict[
             str, tuple[tuple[str, str], Counts]
         ] = {}  # endpoint -> its op at the bake, what was before
@@ -58,10 +59,11 @@ class Evidence:
             if op is not None and head.active is not None:
                 looks[(head.active.id, op.name)].append(self._look(head, head.active, op, batch))
                 touched.append(batch.endpoint)
-        with self._lock:  # stored and kept as one: whoever reads the record in between would have them twice
+        with self._storing:
             self._record.receive(request.worker, request.boot, request.sequence, looks)
             for key, found in looks.items():
                 self._keep(key, found)
+        with self._lock:
             for batch in request.batches:
                 self._count(batch)
         return tuple(touched)
@@ -87,7 +89,7 @@ class Evidence:
             samples=tuple(samples),
         )
         key = (rollout.id, op.name)
-        with self._lock:
+        with self._storing:
             self._record.add_looks(*key, [look])
             self._keep(key, [look])
         return True
@@ -97,7 +99,7 @@ class Evidence:
         would fill the memory with them. Asked for again, as after a restart, they are read from the record.
         """
         key = (rollout, op)
-        with self._lock:
+        with self._storing:
             found = self._unheard.get(key)
             if found is None or start < found.start:
                 for old in [k for k in self._unheard if k[0] == rollout]:
@@ -113,7 +115,7 @@ class Evidence:
             self._unheard[key].looks += looks
 
     def forget(self, rollout: str) -> None:
-        with self._lock:
+        with self._storing:
             for key in [k for k in self._unheard if k[0] == rollout]:
                 del self._unheard[key]
 
