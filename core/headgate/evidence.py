@@ -262,7 +262,7 @@ class Verdict:
 class Need:
     """What a gate wants collected."""
 
-    kind: str  # counts | pairs | echo | approval | sample
+    kind: str  # counts | events | pairs | echo | approval | sample
     phases: tuple[str, ...]  # of mirror, step, bake: where it judges
     source: str = ""  # sample: a source of headgate.yml
     query: str = ""  # sample: what to ask it, with $revision, $endpoint, $deployment of the arm

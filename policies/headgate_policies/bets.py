@@ -140,7 +140,7 @@ class Bet:
         """`ratio`: stable requests for each of the candidate that it is tuned to."""
         self.a, self.b, self.ratio = a, b, ratio
         self._delta, self._times = delta, times
-        self._here = _Point(a, b, delta, times, nearest(a, ratio, b, delta, times))
+        self._here = _Point(a, b, delta, times, project(1.0, a, ratio, b, delta, times))
         self._lean = _lean(a, b, delta, times, self._here.s, ratio)
 
     def gain(self, candidates: int, candidate_failures: int, stables: int, stable_failures: int) -> float:
@@ -164,7 +164,7 @@ class Bet:
         a, b, delta, times = self.a, self.b, self._delta, self._times
         off = math.log(ratio / self.ratio)
         if abs(off) > STRAIGHT:
-            return _Point(a, b, delta, times, nearest(a, ratio, b, delta, times))
+            return _Point(a, b, delta, times, project(1.0, a, ratio, b, delta, times))
         ends = sorted((b, (a - delta) / times))
         return _Point(a, b, delta, times, min(max(self._here.s + self._lean * off, ends[0]), ends[1]))
 
@@ -206,45 +206,48 @@ class _Point:
 
 def _lean(a: float, b: float, delta: float, times: float, s: float, ratio: float) -> float:
     """How far the nearest point's s moves for each unit of the logarithm of `ratio`, at s."""
-    c = times * s + delta
-    spread_c, spread_s = c * (1 - c), s * (1 - s)
-    pull = ratio * (s - b) / spread_s
-    bend = times**2 * (spread_c - (c - a) * (1 - 2 * c)) / spread_c**2 + (
-        ratio * (spread_s - (s - b) * (1 - 2 * s)) / spread_s**2
-    )
-    return -pull / bend if bend > 0 else 0.0
+    bend = times**2 * _bend(a, times * s + delta) + ratio * _bend(b, s)
+    return -ratio * _pull(b, s) / bend if bend > 0 else 0.0
+
+
+def _pull(rate: float, at: float) -> float:
+    """First derivative of the divergence of `rate` from `at`, by `at`."""
+    return (at - rate) / (at * (1 - at))
+
+
+def _bend(rate: float, at: float) -> float:
+    """The second."""
+    spread = at * (1 - at)
+    return (spread - (at - rate) * (1 - 2 * at)) / spread**2
 
 
 def _log1p(x: float) -> float:
     return math.log1p(x if x > -LARGE else -LARGE)
 
 
-def project(candidates: float, a: float, stables: float, b: float, delta: float) -> float:
-    """The stable's rate s for which (s + delta, s) is nearest to (a, b), in divergence weighted by requests.
+def project(candidates: float, a: float, stables: float, b: float, delta: float, times: float = 1.0) -> float:
+    """The stable's rate s for which (times * s + delta, s) is nearest to (a, b), in divergence weighted by requests.
 
-    The nearest point of the line candidate = stable + delta: the least favourable null for a bet on (a, b).
-    Newton's method on the derivative, from the closed form, kept inside its bracket: the root lies between b and
-    a - delta. The closed form alone loses its digits where rates are tiny.
+    The nearest point of the line candidate = times * stable + delta: the least favourable null for a bet on (a, b).
+    Newton's method on the derivative, for `times` 1 from the closed form, kept inside its bracket: the root lies
+    between b and (a - delta) / times. The closed form alone loses its digits where rates are tiny.
     """
-    low, high = (b, a - delta) if b <= a - delta else (a - delta, b)
-    low, high = max(low, 0.0), min(high, 1 - delta)
-    s = _cubic(candidates, a, stables, b, delta)
+    end = (a - delta) / times
+    low, high = (b, end) if b <= end else (end, b)
+    low, high = max(low, 0.0), min(high, (1 - delta) / times)
+    s = _cubic(candidates, a, stables, b, delta) if times == 1.0 else math.nan
     if not low < s < high:
         s = (low + high) / 2
     for _ in range(80):
-        c = s + delta
-        spread_c, spread_s = c * (1 - c), s * (1 - s)
-        if spread_c <= 0 or spread_s <= 0:
+        c = times * s + delta
+        if not (0 < c < 1 and 0 < s < 1):
             break
-        slope = candidates * (c - a) / spread_c + stables * (s - b) / spread_s
+        slope = times * candidates * _pull(a, c) + stables * _pull(b, s)
         if slope > 0:
             high = s
         else:
             low = s
-        bend = (
-            candidates * (spread_c - (c - a) * (1 - 2 * c)) / spread_c**2
-            + stables * (spread_s - (s - b) * (1 - 2 * s)) / spread_s**2
-        )
+        bend = times**2 * candidates * _bend(a, c) + stables * _bend(b, s)
         step = s - slope / bend if bend > 0 else low
         if abs(step - s) <= 1e-13 * s:  # before the bracket, one end of which s is by now: the root was found
             break
@@ -253,21 +256,6 @@ def project(candidates: float, a: float, stables: float, b: float, delta: float)
             break
         s = following
     return s
-
-
-def nearest(a: float, stables: float, b: float, delta: float, times: float) -> float:
-    """As `project` of one candidate request, for the line candidate = times * stable + delta."""
-    if times == 1.0:
-        return project(1.0, a, stables, b, delta)
-    low, high = sorted((b, min(max((a - delta) / times, TINY), (1 - delta) / times)))
-    for _ in range(40):
-        s = (low + high) / 2
-        c = times * s + delta
-        if times * (c - a) * s * (1 - s) + stables * (s - b) * c * (1 - c) > 0:
-            high = s
-        else:
-            low = s
-    return (low + high) / 2
 
 
 def _cubic(candidates: float, a: float, stables: float, b: float, delta: float) -> float:

@@ -14,8 +14,11 @@ from headgate.ports import Tree
 from headgate.process import Process
 from headgate.reading import Reading, read_settings
 from headgate.surge import SWAP
-from headgate_policies.gates.stream import StreamGate
 from headgate_policies.judge import resolve
+
+LIMITS = ("max_rate", "max_ms")  # parameters that need nothing to compare with
+ENVOY = "envoy"  # the data path that keeps no answers and times no events
+NOT_OF_ENVOY = ("pairs", "echo", "events")  # kinds of needs
 
 
 def kinds(process: Process) -> tuple[str, ...]:
@@ -29,41 +32,34 @@ def kinds(process: Process) -> tuple[str, ...]:
 def idle(process: Process, gates: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each gate that judges in none of them, with the phases it would judge in."""
     there = kinds(process)
-    for name, data in sorted(process.gates.items()):
-        resolved = resolve(name, gates)
-        params = parse(resolved[0].params, {**resolved[1], **data})[0] if resolved else None
-        if resolved is not None and params is not None:
-            wanted = tuple(dict.fromkeys(phase for need in resolved[0].needs(params) for phase in need.phases))
-            if not set(wanted) & set(there):
-                yield name, wanted
-
-
-LIMITS = ("max_rate", "max_ms")  # parameters that need nothing to compare with
+    for name, gate, params in _readable(process, gates):
+        wanted = tuple(dict.fromkeys(phase for need in gate.needs(params) for phase in need.phases))
+        if not set(wanted) & set(there):
+            yield name, wanted
 
 
 def blind(process: Process, gates: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Each gate that has nothing to hold a swapped candidate against, with the parameter that would do."""
-    for name, data in sorted(process.gates.items()) if process.capacity == SWAP else ():
-        resolved = resolve(name, gates)
-        params = parse(resolved[0].params, {**resolved[1], **data})[0] if resolved else None
-        limit = next((field for field in LIMITS if params is not None and hasattr(params, field)), None)
+    for name, _, params in _readable(process, gates) if process.capacity == SWAP else ():
+        limit = next((field for field in LIMITS if hasattr(params, field)), None)
         if limit is not None and getattr(params, limit) is None:
             yield name, limit
 
 
-ENVOY = "envoy"  # the data path that keeps no answers and times no events
-KEPT_ANSWERS = ("pairs", "echo")  # kinds of needs
-
-
 def starved(process: Process, gates: Mapping[str, Any]) -> Iterator[str]:
     """Each gate that could only hold its step until `max_soak`, for Envoy gives it nothing to judge."""
+    for name, gate, params in _readable(process, gates):
+        if any(need.kind in NOT_OF_ENVOY for need in gate.needs(params)):
+            yield name
+
+
+def _readable(process: Process, gates: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Name, gate and parameters of those that are known and read well; the others have findings of their own."""
     for name, data in sorted(process.gates.items()):
         resolved = resolve(name, gates)
         params = parse(resolved[0].params, {**resolved[1], **data})[0] if resolved else None
-        if resolved is None or params is None:
-            continue
-        if isinstance(resolved[0], StreamGate) or any(n.kind in KEPT_ANSWERS for n in resolved[0].needs(params)):
-            yield name
+        if resolved is not None and params is not None:
+            yield name, resolved[0], params
 
 
 def check(reading: Reading, tree: Tree, gates: Mapping[str, Any]) -> tuple[Finding, ...]:

@@ -200,7 +200,7 @@ def passing(rate: float, tolerance: float, confidence: float, stables: float | N
     if stables is None:
         growth, spread = bets.divergence(rate, times * rate + tolerance), _spread(rate, times * rate + tolerance)
     else:
-        null = bets.nearest(rate, stables, rate, tolerance, times)
+        null = bets.project(1.0, rate, stables, rate, tolerance, times)
         growth = bets.divergence(rate, times * null + tolerance) + stables * bets.divergence(rate, null)
         spread = math.hypot(_spread(rate, times * null + tolerance), math.sqrt(stables) * _spread(rate, null))
     return stats.requests_to(1 - confidence, growth, spread) or 0

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from headgate_policies.bets import FIRST_START, TINY, Bet, EProcess, clipped, divergence, log_ratios, nearest
+from headgate_policies.bets import FIRST_START, TINY, Bet, EProcess, clipped, divergence, log_ratios, project
 
 SECONDS_TO_FAIL = 3  # no less evidence than of so many different seconds fails anybody: a hiccup is no regression
 PRIOR_FAILURES = 0.5  # what an estimate assumes before it has seen anything (Krichevsky-Trofimov)
@@ -162,7 +162,7 @@ class Concurrent:
         a, b = self.guesses()
         ratio = self.stables / self.candidates if self.candidates else 1.0
         times = self.times if self.leans_fine else 1.0
-        s = nearest(a, ratio, b, self.delta, times)
+        s = project(1.0, a, ratio, b, self.delta, times)
         return divergence(a, times * s + self.delta) + ratio * divergence(b, s)
 
 

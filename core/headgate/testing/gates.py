@@ -19,7 +19,7 @@ from headgate.ports import Gate
 from headgate.testing.suite import Suite
 from headgate.testing.values import counts, look
 
-KINDS = ("counts", "pairs", "echo", "approval", "sample")
+KINDS = ("counts", "events", "pairs", "echo", "approval", "sample")
 PHASES = ("mirror", "step", "bake")
 
 

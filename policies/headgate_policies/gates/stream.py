@@ -57,7 +57,7 @@ class StreamGate:
     params = StreamParams
 
     def needs(self, params: StreamParams) -> Sequence[Need]:
-        return (Need("counts", ("mirror", "step", "bake")),)
+        return (Need("events", ("mirror", "step", "bake")),)
 
     def judge(self, params: StreamParams, looks: Sequence[Look], alpha: float) -> Verdict:
         return judged(self.sitting(params, alpha), looks)

@@ -51,8 +51,7 @@ def addresses(slices: Iterable[Slice], port: str, zone: str = "") -> tuple[str, 
     """
     by_family: dict[str, list[_Place]] = {}
     for one in slices:
-        family = str(one.get("addressType", "IPv4"))
-        by_family.setdefault(family, []).extend(_places(one, port, family))
+        by_family.setdefault(_family(one), []).extend(_places(one, port))
     # A replica with addresses of two families is one replica: the first family that has any is used.
     for family in sorted(by_family):
         usable = [place for place in by_family[family] if place.ready] or by_family[family]
@@ -68,12 +67,10 @@ def remaining(slices: Iterable[Slice], port: str, before: Sequence[str]) -> tupl
     One that answers no more is found out by asking it. What ends is left out: it was told to.
     """
     listed = {
-        f"http://{f'[{ip}]' if one.get('addressType') == 'IPv6' else ip}:{number}"
+        address
         for one in slices
-        if (number := _port(_list(one, "ports"), port)) is not None
-        for endpoint in _list(one, "endpoints")
+        for endpoint, address in _replicas(one, port)
         if (endpoint.get("conditions") or {}).get("terminating") is not True
-        for ip in _list(endpoint, "addresses")[:1]
     }
     return tuple(address for address in before if address in listed)
 
@@ -86,21 +83,30 @@ def zone_of(slices: Iterable[Slice], ip: str) -> str:
     return ""
 
 
-def _places(one: Slice, port: str, family: str) -> Iterator[_Place]:
-    number = _port(_list(one, "ports"), port)
-    if number is None:
-        return
-    for endpoint in _list(one, "endpoints"):
+def _places(one: Slice, port: str) -> Iterator[_Place]:
+    for endpoint, address in _replicas(one, port):
         conditions = endpoint.get("conditions") or {}
         ending = conditions.get("terminating") is True
         ready = conditions.get("ready") is not False and not ending  # the API: unknown counts as ready
         if not ready and not (ending and conditions.get("serving") is True):
             continue
         hints = frozenset(str(hint.get("name")) for hint in _list(endpoint.get("hints") or {}, "forZones"))
-        zone = str(endpoint.get("zone") or "")
+        yield _Place(address, str(endpoint.get("zone") or ""), hints, ready)
+
+
+def _replicas(one: Slice, port: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Every endpoint with its address, `http://IP:PORT`, whatever its conditions are."""
+    number = _port(_list(one, "ports"), port)
+    if number is None:
+        return
+    for endpoint in _list(one, "endpoints"):
         for ip in _list(endpoint, "addresses")[:1]:  # the API: consumers use the first
-            host = f"[{ip}]" if family == "IPv6" else ip
-            yield _Place(f"http://{host}:{number}", zone, hints, ready)
+            host = f"[{ip}]" if _family(one) == "IPv6" else ip
+            yield endpoint, f"http://{host}:{number}"
+
+
+def _family(one: Slice) -> str:
+    return str(one.get("addressType", "IPv4"))
 
 
 def _port(ports: Sequence[Mapping[str, Any]], wanted: str) -> int | None:
