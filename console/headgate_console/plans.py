@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from headgate import capacity, exchange, params, reading
+from headgate import capacity, handover, params, reading
 from headgate.capacity import Fit, Need, Space, Way
 from headgate.draft import Draft
 from headgate.evidence import Detection, Traffic
@@ -139,8 +139,8 @@ def _by_turns(endpoint: str, before: Target, after: Target, settings: Settings) 
     start(draft, after)
     rollout = draft.head.active
     assert rollout is not None
-    there = sum(draft.head.instances(revision) for revision in exchange.leaves(rollout.start, after))
-    return exchange.turns(draft.head, rollout, settings, there)
+    there = sum(draft.head.instances(revision) for revision in handover.leaves(rollout.start, after))
+    return handover.turns(draft.head, rollout, settings, there)
 
 
 def fitted(change: Change, space: Space) -> Change:

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from headgate import capacity, exchange
+from headgate import capacity, handover
 from headgate.capacity import Claims, Fit, Inventory, Need, Space, Way
 from headgate.findings import HeadgateError
 from headgate.phases import BUILD, DEPLOY, SMOKE
@@ -79,9 +79,9 @@ class Capacity:
         return [beside, turns] if turns is not None and not _starts(rollout) else [beside]
 
     def _by_turns(self, head: Head, rollout: Rollout) -> Way | None:
-        gone = exchange.leaves(rollout.start, rollout.target)
+        gone = handover.leaves(rollout.start, rollout.target)
         there = sum(self._there(head, revision) for revision in (*gone, *rollout.plan.revisions))
-        return exchange.turns(head, rollout, self._settings(), there)
+        return handover.turns(head, rollout, self._settings(), there)
 
     def _needs(self, head: Head, rollout: Rollout) -> list[Need]:
         """Of its revisions, the replicas that have no pod yet."""
@@ -121,7 +121,7 @@ class Capacity:
         return [self._missing(head, revision) for revision in head.traffic]
 
     def _beside(self, head: Head, rollout: Rollout) -> Sequence[Need]:
-        return [self._asks(head, r, head.instances(r)) for r in exchange.kept(head, rollout)]
+        return [self._asks(head, r, head.instances(r)) for r in handover.kept(head, rollout)]
 
 
 def _starts(rollout: Rollout) -> bool:

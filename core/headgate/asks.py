@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headgate import capacity, codec, exchange
+from headgate import capacity, codec, handover
 from headgate.capacity import Answer, Fit
 from headgate.control import OpReply, OpRequest, OpState
 from headgate.draft import Draft
@@ -160,9 +160,9 @@ def _words(rollout: Rollout, op: Op) -> dict[str, Any]:
 def _effect(draft: Draft, rollout: Rollout, op: Op) -> None:
     """What opening an op decides. What must be done for it follows from the head."""
     if op.verb == SMOKE and rollout.way == SWAP:
-        exchange.clear(draft, rollout)
+        handover.clear(draft, rollout)
     elif op.verb == DEPLOY:
-        exchange.enter(draft, rollout)
+        handover.enter(draft, rollout)
     elif op.verb == MIRROR:
         draft.set(mirrors=_mirrors(rollout, op.percent))
     elif op.verb == STEP:

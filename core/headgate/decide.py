@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headgate import exchange
+from headgate import handover
 from headgate.draft import ENDED, Draft, Seen
 from headgate.evidence import Result, Verdict
 from headgate.outcome import end, fail, keep_release, release, spare, start, supersede
@@ -63,7 +63,7 @@ def _switch_when_ready(draft: Draft, seen: Seen) -> None:
         if not state.running or state.instances is not None:
             draft.revision(revision, running=True, warm_until=None, instances=None)
     if not all(seen.ready(revision) for revision in target.traffic):
-        if exchange.swaps(draft.head, target):
+        if handover.swaps(draft.head, target):
             _make_room(draft, seen, target)
         return
     before = set(draft.head.traffic)
@@ -210,7 +210,7 @@ def _judged(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
     elif seen.result is Result.PASS and not rollout.paused:
         soak_s = process.mirror.soak_s if op.verb == MIRROR else process.soak_s
         if op.hurried or rollout.hurried or draft.now >= op.live_at + soak_s:
-            short = exchange.grow(draft, seen, rollout, _following(rollout, op))
+            short = handover.grow(draft, seen, rollout, _following(rollout, op))
             if short:
                 if op.message != short:
                     draft.op(message=short)
@@ -244,7 +244,7 @@ def _live(draft: Draft, seen: Seen, op: OpRecord) -> bool:
         traffic=dict(draft.head.traffic),
     )
     if draft.head.rollout is not None:
-        exchange.shrink(draft, draft.head.rollout, op.name)
+        handover.shrink(draft, draft.head.rollout, op.name)
     return True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from headgate import exchange
+from headgate import handover
 from headgate.draft import Draft
 from headgate.evidence import Verdict
 from headgate.plan import workflow_name
@@ -19,7 +19,7 @@ UNDRAINED_GRACE_S = 5.0  # a revision taken out of the route finishes what it wa
 
 
 def start(draft: Draft, target: Target) -> None:
-    exchange.whole(draft)
+    handover.whole(draft)
     planned = make_plan(draft.head, target)
     assert planned.plan is not None
     attempt = dict(draft.head.attempts).get(target.commit, 0) + 1
@@ -66,7 +66,7 @@ def supersede(draft: Draft, why: str) -> None:
 def _give_up(draft: Draft, rollout: Rollout) -> None:
     """Where the two do not fit at once, what nobody is sent to makes room for what serves."""
     if dict(draft.head.traffic) == dict(rollout.start):
-        exchange.back(draft, rollout)
+        handover.back(draft, rollout)
     for revision in rollout.plan.revisions:
         if draft.head.revisions[revision].running and revision not in draft.head.traffic:
             draft.revision(revision, warm_until=draft.now + UNDRAINED_GRACE_S)
@@ -94,7 +94,7 @@ def fail(
     assert rollout is not None
     op = rollout.running
     draft.move(rollout.start, f"back: {message}", op.name if op else "")
-    exchange.back(draft, rollout)
+    handover.back(draft, rollout)
     end(draft, state, message)
     if state is State.ABORTED:
         stop_workflow(draft)
@@ -127,7 +127,7 @@ def release(draft: Draft, target: Target, message: str) -> None:
     keep_release(draft, target)
     for revision in target.revisions:
         draft.revision(revision, known_good=True, failed="", running=True, warm_until=None)
-    exchange.settle(draft, target)
+    handover.settle(draft, target)
     spare(draft, keep=set(target.revisions), warm_s=target.process.keep_warm_s)
     draft.say("release", message, traffic=dict(target.traffic), commit=target.commit)
 
@@ -138,7 +138,7 @@ def spare(draft: Draft, keep: set[str], warm_s: float) -> None:
     for revision, state in draft.head.revisions.items():
         if not state.running or state.warm_until is not None or revision in keep or revision in draft.head.traffic:
             continue
-        if exchange.stands_in_the_way(draft.head, revision):
+        if handover.stands_in_the_way(draft.head, revision):
             draft.revision(revision, warm_until=draft.now + UNDRAINED_GRACE_S)
         elif revision not in asked or state.failed:
             draft.revision(revision, warm_until=draft.now + max(warm_s, UNDRAINED_GRACE_S))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate import exchange
+from headgate import handover
 from headgate.capacity import Answer, Fit
 from headgate.evidence import Result
 from headgate.phases import DEPLOY, STEP
@@ -33,7 +33,7 @@ def rolling(before: int, after: int, steps: tuple[float, ...], way: str, pool: i
 def needed(before: int, after: int, steps: tuple[float, ...]) -> int:
     world = rolling(before, after, steps, PARTIAL)
     assert world.head.active
-    found = exchange.sides(world.head, world.head.active)
+    found = handover.sides(world.head, world.head.active)
     assert found is not None
     return peak(stages(world.head.active.start, world.head.active.plan, found))
 
@@ -44,7 +44,7 @@ def test_each_side_has_its_share_whenever_traffic_moves(before: int, after: int,
     world = rolling(before, after, steps, PARTIAL)
     rollout = world.head.active
     assert rollout is not None
-    sides = exchange.sides(world.head, rollout)
+    sides = handover.sides(world.head, rollout)
     assert sides is not None
     (old,), (new,) = sides.leaving, sides.coming
     last = dict(rollout.start)

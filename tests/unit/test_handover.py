@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from headgate import exchange
+from headgate import handover
 from headgate.capacity import Answer, Fit
 from headgate.evidence import Result
 from headgate.planning import make_plan
@@ -40,7 +40,7 @@ def kinds(world: World) -> list[str]:
 def test_instances_follow_traffic_and_the_schedule_says_so() -> None:
     world = rolling(PARTIAL)
     assert world.head.active
-    found = exchange.schedule(world.head, world.head.active)
+    found = handover.schedule(world.head, world.head.active)
     assert says(found) == (
         "instances follow traffic, 5 at once instead of 8: "
         "deploy 4 + 1, step-25 3 + 1, step-50 2 + 2, step-75 1 + 3, step-100 1 + 4"
@@ -144,8 +144,8 @@ def test_who_has_its_own_number_takes_nobodys_place(old: object, new: object, sp
     world.commit(target("a2", both, {k: v for k, v in split.items() if v}, process=replace(PROCESS, capacity=PARTIAL)))  # type: ignore[arg-type]
     rollout = world.head.rollout
     assert rollout is not None
-    assert exchange.sides(world.head, rollout) is None
-    assert exchange.schedule(world.head, rollout) == ()
+    assert handover.sides(world.head, rollout) is None
+    assert handover.schedule(world.head, rollout) == ()
 
 
 def test_what_stays_in_git_keeps_its_instances() -> None:
@@ -153,7 +153,7 @@ def test_what_stays_in_git_keeps_its_instances() -> None:
     world = World().commit(target("b1", [blue], {"blue": 100}))
     wanted = target("a2", [blue, green], {"green": 100}, process=replace(PROCESS, capacity=SWAP))
     assert not make_plan(world.head, wanted).swaps
-    assert exchange.leaves(world.head.traffic, wanted) == ()
+    assert handover.leaves(world.head.traffic, wanted) == ()
 
 
 def test_the_way_says_how_many_more_places_it_needs() -> None:
@@ -161,7 +161,7 @@ def test_the_way_says_how_many_more_places_it_needs() -> None:
     rollout = world.head.active
     assert rollout is not None
     rollout = replace(rollout, target=replace(rollout.target, process=replace(PROCESS, capacity=PARTIAL)))
-    way = exchange.turns(world.head, rollout, GPU, there=4)
+    way = handover.turns(world.head, rollout, GPU, there=4)
     assert way is not None
     assert [(n.what, n.count, n.pool) for n in way.needs] == [("fraud/blue by turns", 1, "gpu")]
     assert [(n.what, n.count) for n in way.beside] == [("fraud/blue by turns", 4)]
