@@ -22,11 +22,18 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from headgate_kit.kube import Kind
+
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "dist" / "images.json"
 POOL = os.environ.get("HEADGATE_E2E_POOL", "")  # value of headgate.dev/pool of the nodes to use; empty: any
 CLAIMS = os.environ.get("HEADGATE_E2E_CLAIMS") == "1"  # this cluster binds volume claims
+GPU_POOL = os.environ.get("HEADGATE_E2E_GPU_POOL", "gpu")
 REGISTRY = os.environ.get("HEADGATE_E2E_REGISTRY", "")
+RUNNER = os.environ.get("HEADGATE_E2E_RUNNER", "")
+NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 FORWARDED = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) -> ")
 SCORE = """
 import json, os
@@ -46,6 +53,14 @@ GIT = (
 
 def helm() -> str | None:
     return os.environ.get("HELM") or shutil.which("helm")
+
+
+def needs(*variables: str) -> pytest.MarkDecorator:
+    """Skips where there is no cluster, or one of these variables does not say what is needed besides."""
+    wanted = ("KUBECONFIG", *variables)
+    there = os.environ.get("HEADGATE_E2E") == "cluster" and all(os.environ.get(name) for name in wanted)
+    reason = f"a real cluster is needed: set {', '.join(('HEADGATE_E2E=cluster', *wanted))}"
+    return pytest.mark.skipif(not there, reason=reason)
 
 
 def missing() -> str:

@@ -25,7 +25,7 @@ from headgate.findings import ConflictError
 from headgate.planning import make_plan
 from headgate.rollout import Head
 from headgate.testing import ENGINE, Check, EngineCase, deployment, target
-from headgate_kit.kube import Cluster, Kind
+from headgate_kit.kube import Cluster
 from headgate_kit.kube.kinds import DEFINITION, DEPLOYMENT, SECRET, WORKFLOW, WORKFLOW_TEMPLATE
 from headgate_kit.layout import DataFolder
 from headgate_pipelines import rollout
@@ -33,15 +33,14 @@ from headgate_pipelines.engines.argo.engine import ArgoEngine
 from headgate_pipelines.engines.argo.mode import argo_mode
 from headgate_pipelines.engines.settings import OpSettings
 from headgate_pipelines.templates import documents
+from installation import NAMESPACE, needs
 from kubeserver import wait_for
 
-ON = os.environ.get("HEADGATE_E2E") == "cluster" and bool(os.environ.get("KUBECONFIG"))
 ARGO = os.environ.get("HEADGATE_E2E_ARGO_NAMESPACE", "")
 RUNNER = os.environ.get("HEADGATE_E2E_RUNNER", "headgate/runner:0.1")
-NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 PATIENCE_S = 60.0
 
-pytestmark = pytest.mark.skipif(not ON, reason="a real cluster is needed: set HEADGATE_E2E=cluster and KUBECONFIG")
+pytestmark = needs()
 
 
 @pytest.fixture(scope="module")

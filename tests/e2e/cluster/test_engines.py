@@ -6,7 +6,6 @@ Turn on with HEADGATE_E2E=cluster, KUBECONFIG, and HEADGATE_E2E_RUNNER=IMAGE: an
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,22 +18,18 @@ from hera.workflows import Container, Resources, RetryStrategy, Workflow
 from headgate.planning import make_plan
 from headgate.rollout import Head
 from headgate.testing import ENGINE, Check, EngineCase, deployment, target
-from headgate_kit.kube import Cluster, Kind
+from headgate_kit.kube import Cluster
 from headgate_kit.kube.kinds import POD, SECRET, SERVICE_ACCOUNT
 from headgate_kit.layout import DataFolder
 from headgate_pipelines import rollout
 from headgate_pipelines.engines.pods.engine import PodsEngine
 from headgate_pipelines.engines.settings import OpSettings
+from installation import NAMESPACE, RUNNER, needs
 from kubeserver import wait_for
 
-RUNNER = os.environ.get("HEADGATE_E2E_RUNNER", "")
-NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 PATIENCE_S = 90.0
 
-pytestmark = pytest.mark.skipif(
-    not (os.environ.get("HEADGATE_E2E") == "cluster" and os.environ.get("KUBECONFIG") and RUNNER),
-    reason="a real cluster is needed: set HEADGATE_E2E=cluster, KUBECONFIG and HEADGATE_E2E_RUNNER=IMAGE",
-)
+pytestmark = needs("HEADGATE_E2E_RUNNER")
 
 # A control API in one file, run by a pod: says done to every op, and what it was told.
 CONTROL = """

@@ -28,23 +28,18 @@ from headgate.target import DeploymentTarget, EnvironmentPin, ModelPin, SourcePa
 from headgate.testing import deployment
 from headgate.workload import Artifact, ReplicaState, Workload
 from headgate_controllers.platforms.kubernetes import KubernetesPlatform
-from headgate_kit.kube import Cluster, Kind
+from headgate_kit.kube import Cluster
 from headgate_kit.kube.kinds import POD
 from headgate_kit.layout import DataFolder
 from headgate_pipelines.builders.oci import OciBuilder
 from headgate_serving.servers.score import ScoreServer
+from installation import NAMESPACE, REGISTRY, RUNNER, needs
 from kubeserver import wait_for
 
-RUNNER = os.environ.get("HEADGATE_E2E_RUNNER", "")
-REGISTRY = os.environ.get("HEADGATE_E2E_REGISTRY", "")
 PYTHON = os.environ.get("HEADGATE_E2E_PYTHON", "")
-NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 PATIENCE_S = 120.0
 
-pytestmark = pytest.mark.skipif(
-    not (os.environ.get("HEADGATE_E2E") == "cluster" and os.environ.get("KUBECONFIG") and RUNNER and REGISTRY),
-    reason="a real cluster is needed: set HEADGATE_E2E=cluster, KUBECONFIG, HEADGATE_E2E_RUNNER, HEADGATE_E2E_REGISTRY",
-)
+pytestmark = needs("HEADGATE_E2E_RUNNER", "HEADGATE_E2E_REGISTRY")
 
 SCORE = """
 import json, os, pathlib, sys

@@ -8,7 +8,6 @@ several, HEADGATE_E2E_POOL names a pool of one.
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,21 +27,15 @@ from headgate_kit.kube.kinds import POD, SECRET
 from headgate_kit.layout import DataFolder
 from headgate_pipelines.builders.oci import OciBuilder
 from headgate_serving.servers.score import ScoreServer
+from installation import NAMESPACE, POOL, REGISTRY, RUNNER, needs
 from kubeserver import wait_for
 
-RUNNER = os.environ.get("HEADGATE_E2E_RUNNER", "")
-REGISTRY = os.environ.get("HEADGATE_E2E_REGISTRY", "")
-POOL = os.environ.get("HEADGATE_E2E_POOL", "")
-NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 VOLUME = Kind("v1", "PersistentVolume", "persistentvolumes", namespaced=False)
 CLAIM = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 PATIENCE_S = 240.0
 LAKE = CatalogueSource("folder", "/mnt/headgate/models")
 
-pytestmark = pytest.mark.skipif(
-    not (os.environ.get("HEADGATE_E2E") == "cluster" and os.environ.get("KUBECONFIG") and RUNNER and REGISTRY),
-    reason="a real cluster is needed: set HEADGATE_E2E=cluster, KUBECONFIG, HEADGATE_E2E_RUNNER, HEADGATE_E2E_REGISTRY",
-)
+pytestmark = needs("HEADGATE_E2E_RUNNER", "HEADGATE_E2E_REGISTRY")
 
 SCORE = """
 import os, pathlib

@@ -6,7 +6,6 @@ Turn on with HEADGATE_E2E=cluster, KUBECONFIG, and HEADGATE_E2E_RUNNER=IMAGE: an
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,19 +16,14 @@ import pytest
 from headgate.testing import PLATFORM, Check, PlatformCase
 from headgate.workload import Launch, ReplicaState, Workload, object_name
 from headgate_controllers.platforms.kubernetes import KubernetesPlatform
-from headgate_kit.kube import Cluster, Kind
+from headgate_kit.kube import Cluster
 from headgate_kit.kube.kinds import DEPLOYMENT, POD
+from installation import NAMESPACE, POOL, RUNNER, needs
 from kubeserver import wait_for
 
-RUNNER = os.environ.get("HEADGATE_E2E_RUNNER", "")
-POOL = os.environ.get("HEADGATE_E2E_POOL", "")  # value of the label headgate.dev/pool; empty: any node
-NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 PATIENCE_S = 120.0
 
-pytestmark = pytest.mark.skipif(
-    not (os.environ.get("HEADGATE_E2E") == "cluster" and os.environ.get("KUBECONFIG") and RUNNER),
-    reason="a real cluster is needed: set HEADGATE_E2E=cluster, KUBECONFIG and HEADGATE_E2E_RUNNER=IMAGE",
-)
+pytestmark = needs("HEADGATE_E2E_RUNNER")
 
 # A replica as an image of a bundle has it, but for the bundle, which it writes itself: the real front and worker.
 REPLICA = """

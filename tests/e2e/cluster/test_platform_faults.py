@@ -6,7 +6,6 @@ label headgate.dev/pool=$HEADGATE_E2E_GPU_POOL (gpu when it is not set) needs a 
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,12 +20,9 @@ from headgate_controllers.platforms.kubernetes import KubernetesPlatform
 from headgate_controllers.platforms.kubernetes.pods import Patience
 from headgate_kit.kube import Cluster, Kind
 from headgate_kit.kube.kinds import DEPLOYMENT, POD, RESOURCE_QUOTA, SECRET
+from installation import GPU_POOL, NAMESPACE, POOL, RUNNER, needs
 from kubeserver import wait_for
 
-RUNNER = os.environ.get("HEADGATE_E2E_RUNNER", "")
-POOL = os.environ.get("HEADGATE_E2E_POOL", "")  # value of the label headgate.dev/pool; empty: any node
-GPU_POOL = os.environ.get("HEADGATE_E2E_GPU_POOL", "gpu")
-NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 POLICY = Kind("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", False)
 BINDING = Kind(
     "admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", False
@@ -34,10 +30,7 @@ BINDING = Kind(
 SOON = Patience(image_s=5, config_s=5, node_s=5, refused_s=5)
 WITHIN_S = 60.0
 
-pytestmark = pytest.mark.skipif(
-    not (os.environ.get("HEADGATE_E2E") == "cluster" and os.environ.get("KUBECONFIG") and RUNNER),
-    reason="a real cluster is needed: set HEADGATE_E2E=cluster, KUBECONFIG and HEADGATE_E2E_RUNNER=IMAGE",
-)
+pytestmark = needs("HEADGATE_E2E_RUNNER")
 
 # Answers every path with 200: enough for the probes.
 ANSWERS = """

@@ -6,7 +6,6 @@ Turn on with HEADGATE_E2E=cluster and KUBECONFIG.
 from __future__ import annotations
 
 import base64
-import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,13 +23,10 @@ from headgate_kit.kube import Cluster, Kind
 from headgate_kit.kube.kinds import ENDPOINT_SLICE, SECRET, SERVICE_ACCOUNT
 from headgate_router.resolvers import endpointslices
 from headgate_router.resolvers.endpointslices import EndpointSlices
+from installation import NAMESPACE, needs
 from kubeserver import wait_for
 
-pytestmark = pytest.mark.skipif(
-    not (os.environ.get("HEADGATE_E2E") == "cluster" and os.environ.get("KUBECONFIG")),
-    reason="a real cluster is needed: set HEADGATE_E2E=cluster and KUBECONFIG",
-)
-NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
+pytestmark = needs()
 ROLE = Kind("rbac.authorization.k8s.io/v1", "Role", "roles")
 BINDING = Kind("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings")
 NAME = "headgate-router"
