@@ -119,7 +119,7 @@ class Controller:
     def ask(self, verb: str, request: OpRequest) -> OpReply:
         reply = self._asked(verb, request)
         if reply.work is not None:
-            return OpReply(reply.state, reply.message, reply.outputs, {**reply.work, **self._ground()})
+            return OpReply(reply.state, reply.message, {**reply.work, **self._ground()})
         return reply
 
     def _asked(self, verb: str, request: OpRequest) -> OpReply:

@@ -103,7 +103,7 @@ def _again(draft: Draft, rollout: Rollout, op: OpRecord, request: OpRequest) -> 
     if op.arguments != _digest(request):
         return OpReply(OpState.NO, f"{request.op_key} was asked before with other arguments")
     if op.state is OpEnd.PASSED:
-        return OpReply(OpState.DONE, op.message, op.outputs)
+        return OpReply(OpState.DONE, op.message)
     if op.state is not OpEnd.RUNNING:
         return OpReply(OpState.NO, op.message or f"the rollout {rollout.state}")
     if op.verb == BUILD:

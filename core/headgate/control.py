@@ -64,7 +64,6 @@ class OpRequest:
 class OpReply:
     state: OpState
     message: str = ""
-    outputs: Mapping[str, str] = field(default_factory=dict)
     work: Mapping[str, Any] | None = None  # with WORK: what to do
 
 

@@ -140,14 +140,10 @@ def _wait(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
     """A build reports by itself (`asks.py`)."""
 
 
-def _pass(draft: Draft, message: str, **outputs: str) -> None:
-    rollout = draft.head.active
-    assert rollout is not None
-    assert rollout.running is not None
-    name = rollout.running.name
-    draft.op(state=OpEnd.PASSED, ended_at=draft.now, message=message, outputs=outputs)
+def _pass(draft: Draft, message: str) -> None:
+    op = draft.op(state=OpEnd.PASSED, ended_at=draft.now, message=message)
     draft.set(mirrors=())
-    draft.say("op.passed", message, op=name)
+    draft.say("op.passed", message, op=op.name)
 
 
 def _smoke(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
@@ -160,7 +156,7 @@ def _smoke(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
         verdict = seen.smokes.get(revision)
         if verdict is None or draft.head.revisions[revision].smoked:
             continue
-        draft.op(verdicts=(*(draft.head.rollout.ops[-1].verdicts if draft.head.rollout else ()), verdict))
+        op = draft.op(verdicts=(*op.verdicts, verdict))
         if verdict.result is not Result.PASS:
             draft.say("verdict", verdict.explanation, op=op.name, gate=verdict.gate, result=verdict.result)
             fail(draft, f"smoke: {name}: {verdict.explanation}", verdicts=(verdict,))
@@ -185,10 +181,10 @@ def _deploy(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
         _pass(draft, "every replica is ready")
 
 
-def _judged(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
-    if not _live(draft, seen, op):
+def _judged(draft: Draft, seen: Seen, rollout: Rollout, opened: OpRecord) -> None:
+    op = _live(draft, seen, rollout, opened)
+    if op is None:
         return
-    op = draft.head.rollout.ops[-1] if draft.head.rollout else op
     kind = kind_of(rollout, op, draft.head.traffic)
     if not kind:
         _pass(draft, f"every router worker serves generation {op.generation}")
@@ -224,18 +220,17 @@ def _following(rollout: Rollout, op: OpRecord) -> Op | None:
     return next((planned for planned in rest if planned.verb == STEP), None)
 
 
-def _live(draft: Draft, seen: Seen, op: OpRecord) -> bool:
-    """Whether every leased router worker serves what this op decided. Evidence before that is void."""
+def _live(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> OpRecord | None:
+    """The op, once every leased router worker serves what it decided. Evidence before that is void."""
     if op.live_at is not None:
-        return True
+        return op
     if op.generation == 0:
         if seen.route is None or not _shows(seen.route, draft.head):
-            return False
-        draft.op(generation=seen.route.generation)
-        op = draft.head.rollout.ops[-1] if draft.head.rollout else op
+            return None
+        op = draft.op(generation=seen.route.generation)
     if seen.acked < op.generation:
-        return False
-    draft.op(live_at=draft.now)
+        return None
+    op = draft.op(live_at=draft.now)
     draft.say(
         "op.live",
         f"every router worker serves generation {op.generation}",
@@ -243,9 +238,8 @@ def _live(draft: Draft, seen: Seen, op: OpRecord) -> bool:
         generation=op.generation,
         traffic=dict(draft.head.traffic),
     )
-    if draft.head.rollout is not None:
-        handover.shrink(draft, draft.head.rollout, op.name)
-    return True
+    handover.shrink(draft, rollout, op.name)
+    return op
 
 
 def _shows(route: EndpointRoute, head: Head) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headgate.evidence import Result, Verdict
-from headgate.rollout import Event, Head, Rollout
+from headgate.rollout import Event, Head, OpRecord, Rollout
 from headgate.table import EndpointRoute
 from headgate.workload import Purpose, Replica, ReplicaState
 
@@ -51,15 +51,20 @@ class Draft:
     def set(self, **fields: Any) -> None:
         self.head = replace(self.head, **fields)
 
-    def rollout(self, **fields: Any) -> None:
+    def rollout(self, **fields: Any) -> Rollout:
+        """The rollout, changed."""
         assert self.head.rollout is not None
-        self.set(rollout=replace(self.head.rollout, **fields))
+        rollout = replace(self.head.rollout, **fields)
+        self.set(rollout=rollout)
+        return rollout
 
-    def op(self, **fields: Any) -> None:
-        """Changes the last op of the rollout."""
-        rollout = self.head.rollout
-        assert rollout is not None
-        self.rollout(ops=(*rollout.ops[:-1], replace(rollout.ops[-1], **fields)))
+    def op(self, **fields: Any) -> OpRecord:
+        """The last op of the rollout, changed."""
+        assert self.head.rollout is not None
+        *before, last = self.head.rollout.ops
+        op = replace(last, **fields)
+        self.rollout(ops=(*before, op))
+        return op
 
     def revision(self, name: str, **fields: Any) -> None:
         states = dict(self.head.revisions)

@@ -48,9 +48,7 @@ def end(draft: Draft, state: State, message: str) -> None:
         ends = {State.SUCCEEDED: OpEnd.PASSED, State.FAILED: OpEnd.FAILED}
         draft.op(state=ends.get(state, OpEnd.STOPPED), ended_at=draft.now, message=message)
     draft.set(mirrors=())
-    draft.rollout(state=state, ended_at=draft.now, message=message, paused=False)
-    if draft.head.rollout is not None:
-        draft.ended.append(draft.head.rollout)
+    draft.ended.append(draft.rollout(state=state, ended_at=draft.now, message=message, paused=False))
     draft.say(f"rollout.{state}", message)
 
 

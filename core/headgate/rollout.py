@@ -52,7 +52,6 @@ class OpRecord:
     hurried: bool = False  # promoted by a person: the soak no longer holds it
     message: str = ""
     verdicts: tuple[Verdict, ...] = ()  # the last of each gate
-    outputs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class Answer:
         return answer
 
 
-DONE = OpReply(OpState.DONE, "passed", {"digest": "abc"})
+DONE = OpReply(OpState.DONE, "passed")
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def _wrong(body: Mapping[str, Any]) -> str:
 def _result(reply: OpReply) -> NodeResult:
     message = _short(reply.message)
     if reply.state is OpState.DONE:
-        return NodeResult("Succeeded", message, {"message": message, **reply.outputs})
+        return NodeResult("Succeeded", message, {"message": message})
     if reply.state is OpState.NO:
         return NodeResult("Failed", message)
     if reply.state is OpState.WAIT:
