@@ -52,7 +52,7 @@ DONE = OpReply(OpState.DONE, "passed")
     [
         pytest.param(
             DONE,
-            NodeResult("Succeeded", "passed", {"digest": "abc", "message": "passed"}),
+            NodeResult("Succeeded", "passed", {"message": "passed"}),
             id="done",
         ),
         pytest.param(OpReply(OpState.NO, "latency: fail"), NodeResult("Failed", "latency: fail"), id="no"),
