@@ -25,6 +25,7 @@ CONDITIONS: Mapping[str, str] = {
     "engine=argo": 'eq .Values.engine "argo"',
     "resources.enabled=true": ".Values.resources.enabled",
     "nodes.read=true": ".Values.nodes.read",
+    "keda.enabled=true": ".Values.keda.enabled",
 }
 SETTINGS = {
     "repo.url": "https://git.example/endpoints.git",

@@ -52,6 +52,7 @@ DIFFERS: dict[str, str] = {
     "test_the_share_of_copies_does_not_follow_the_split": NO_PAIRS,
     "test_an_ill_mirror_is_counted_and_no_caller_notices[failing]": NO_PAIRS,
     "test_a_hung_mirror_is_bounded": "bounds copies of each target by itself; those left out are counted as `busy`",
+    "test_requests_of_a_revision_that_run_wait_or_are_copied_are_a_metric": "does not say it for each revision",
     "test_what_must_not_be_copied_is_dropped_with_its_reason": "does not draw what it may not copy",
 }
 

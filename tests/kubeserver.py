@@ -137,6 +137,11 @@ class KubeServer:
         with self.lock:
             self._troubles.append(Trouble(code, times, retry_after_s, plural, verb))
 
+    def calm(self) -> None:
+        """No request fails any more."""
+        with self.lock:
+            self._troubles.clear()
+
     @contextmanager
     def refuse(self) -> Iterator[None]:
         """Nobody listens, and every connection ends."""

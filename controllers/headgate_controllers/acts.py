@@ -23,7 +23,7 @@ from headgate.ports import Engine, Platform, Server
 from headgate.process import InstanceType, Settings
 from headgate.rollout import Head, Rollout, State
 from headgate.target import DeploymentTarget, Order, catalogue_of
-from headgate.workload import Artifact, Purpose, Workload
+from headgate.workload import Artifact, Load, Purpose, Workload
 from headgate_controllers import smoke
 from headgate_controllers.heads import Heads
 from headgate_controllers.repo import EndpointsRepo
@@ -139,10 +139,17 @@ class Acts:
             node_pool=kind.node_pool if kind else "",
             secrets=secrets,
             scaling=scaling,
+            load=self._load(deployment) if scaling else None,
             fetch=self._order(deployment, artifact),
             # Going back at once needs what served before, as much of it as served.
             only_up=scaling is not None and (head.active is not None or state.warm_until is not None),
         )
+
+    def _load(self, deployment: DeploymentTarget) -> Load | None:
+        """None: its replicas are scaled by their cores."""
+        settings = self._settings()
+        source = settings.metrics.get(settings.keda)
+        return Load(source.url, deployment.run.max_concurrent_per_instance) if source else None
 
     def _order(self, deployment: DeploymentTarget, artifact: Artifact) -> str:
         """What a replica fetches before it starts; empty: nothing."""

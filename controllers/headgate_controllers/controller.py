@@ -6,7 +6,7 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -176,9 +176,13 @@ class Controller:
             repo_error=self.commits.error,
             endpoints=tuple(sorted(endpoints, key=lambda e: e.name)),
             workers=self.workers.status(),
-            findings=(*self.commits.findings, *self._room()),
+            findings=(*self.commits.findings, *self._room(), *self._lacks()),
             drift=(*self._drift(), *self.edited()),
         )
+
+    def _lacks(self) -> tuple[Finding, ...]:
+        found: Callable[[], Iterable[Finding]] = getattr(self._platform, "findings", tuple)  # optional in the port
+        return tuple(found())
 
     def endpoint_status(self, name: str) -> EndpointStatus:
         return self._status_of(self._head(name))

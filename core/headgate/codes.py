@@ -46,11 +46,11 @@ FIELDS: Mapping[str, Entry] = {
     "policy-rule": ("A rule of policies/ does not compile, or there are too many.",
                     "Correct it: nothing is let in past it."),
     "swap-blind": ("A gate compares, and a swap leaves it nothing to compare with.", "Give it an absolute limit."),
-    "dataplane-lacks": ("The routers' data path does not give what a gate or an endpoint asks for.",
+    "dataplane-lacks": ("The routers' data path does not give what a gate, an endpoint or `keda` asks for.",
                         "Start routers with `--dataplane builtin`, or do without: docs/envoy.md says what is missing."),
     "gate-idle": ("A gate judges in no phase of this rollout, so it stops nothing.",
                   "Give the rollout that phase (`mirror: {percent: 20}`), or the gate other `phases`."),
-    "metric-source": ("A gate names a metric source that headgate.yml does not have.",
+    "metric-source": ("A gate, or `keda`, names a metric source that headgate.yml does not have.",
                       "Add it below `metrics:`, or correct the name."),
     "rollout-steps": ("`steps` does not ascend to 100.", "List ascending percents that end with 100."),
     "rollout-soak": ("`soak` is longer than `max_soak`.", "Raise `max_soak`."),
@@ -117,6 +117,8 @@ ROLLOUTS: Mapping[str, Entry] = {
     "trace-line": ("A line of a trace file cannot be read.", "Correct it; docs/judgement.md has the format."),
     "capacity": ("The cluster could not run a rollout's replicas beside what serves now, even if it were empty.",
                  "Ask for fewer or smaller instances, add nodes, raise the quota, or write `capacity: elastic`."),
+    "keda-missing": ("headgate.yml asks for KEDA, and the cluster does not take its ScaledObjects.",
+                     "Install KEDA and set `keda.enabled` of the chart, or delete `keda:` to scale by cores."),
     "workflow-unsupported": ("The local engine does not know this part of a workflow.", "Use what it names instead."),
 }  # fmt: skip
 

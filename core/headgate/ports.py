@@ -101,6 +101,7 @@ class Platform(Protocol):
 
     `inventory() -> headgate.capacity.Inventory | None`: what there is; None: it may not know.
     `runs`: "folder" (when it is absent) or "image": which artifacts it can start.
+    `findings() -> Sequence[Finding]`: what of headgate.yml it cannot do; `headgate status` shows it.
     `service(endpoint, revision) -> str`: where routers find replicas themselves, see `RouteRevision.service`.
     """
 

@@ -95,6 +95,7 @@ class Settings:
     models: str = "image"  # image | init: on a cluster, what brings the models of `catalogues` into a replica
     capacity: str = "fixed"  # fixed | elastic: nodes come as needed, so nothing waits or is refused for lack of them
     metrics: Mapping[str, MetricSource] = field(default_factory=dict)  # by the name gates use
+    keda: str = ""  # of `metrics`: the Prometheus by which KEDA scales; empty: HorizontalPodAutoscalers do, by cores
     dataplane: str = "builtin"  # of the routers: builtin | asgi | envoy; only to warn of what it lacks
     removal_grace_s: float = 600.0  # an endpoint's folder removed with traffic keeps serving this long
     oidc: Issuer | None = None  # None: `auth_mode: aad_token` is refused

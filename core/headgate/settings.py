@@ -32,7 +32,7 @@ def read_settings(document: Document) -> tuple[Settings, tuple[Finding, ...]]:
     if not found:
         found = _process_findings(document, "headgate", values.get("rollout") or {}, ("rollout",), Process())
     if not found:
-        found = _cases(document)
+        found = (*_cases(document), *_keda(document))
     if found:
         return Settings(), found
     types = {name.lower(): _instance_type(item) for name, item in (values.get("instance_types") or {}).items()}
@@ -44,6 +44,7 @@ def read_settings(document: Document) -> tuple[Settings, tuple[Finding, ...]]:
         catalogues={name: _catalogue(item) for name, item in (values.get("catalogues") or {}).items()},
         models=values.get("models", Settings().models).lower(),
         capacity=values.get("capacity", Settings().capacity).lower(),
+        keda=values.get("keda", ""),
         dataplane=(values.get("router") or {}).get("dataplane", Settings().dataplane).lower(),
         removal_grace_s=seconds(values.get("removal_grace", "10m")),
         oidc=_issuer(values["oidc"]) if values.get("oidc") else None,
@@ -197,6 +198,26 @@ def _cases(document: Document) -> tuple[Finding, ...]:
             place = document.key_place(("instance_types", name))
             return (Finding("name-case", message, "case does not count in their names", "delete one", place),)
         seen[name.lower()] = name
+    return ()
+
+
+def _keda(document: Document) -> tuple[Finding, ...]:
+    """KEDA asks a Prometheus what routers count: both must be so."""
+    name, known = document.value.get("keda", ""), document.value.get("metrics") or {}
+    if not name:
+        return ()
+    if name not in known:
+        fix = f"add it below `metrics:`{', or use one of ' + ', '.join(sorted(known)) if known else ''}"
+        message, why = f"headgate.yml has no metric source `{name}`", "KEDA asks it how many requests there are"
+        return (Finding("metric-source", message, why, fix, document.place(("keda",))),)
+    if known[name]["kind"] != "prometheus":
+        message, why = f"source `{name}` is no `prometheus`", "KEDA asks it in PromQL what it read from the routers"
+        return (Finding("bad-value", message, why, "name a source of kind `prometheus`", document.place(("keda",))),)
+    if str((document.value.get("router") or {}).get("dataplane", "")).lower() == "envoy":
+        message = "`keda` has nothing to scale by with `dataplane: envoy`"
+        why = "those routers do not say how many requests each revision has"
+        fix = "start the routers with `--dataplane builtin`, or delete `keda:` to scale by cores"
+        return (Finding("dataplane-lacks", message, why, fix, document.place(("keda",))),)
     return ()
 
 

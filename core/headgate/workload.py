@@ -47,6 +47,14 @@ class Scaling:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """Who knows how many requests a revision has: what KEDA scales by."""
+
+    url: str  # of Prometheus
+    slots: int  # requests that one replica runs at once
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """What a build made."""
 
@@ -98,6 +106,7 @@ class Workload:
     secrets: Mapping[str, SecretKey] = field(default_factory=dict)  # environment variable -> where its value is
     node_pool: str = ""  # value of the label headgate.dev/pool; empty: any node
     scaling: Scaling | None = None  # None: `replicas` run, always; else that many at first
+    load: Load | None = None  # with `scaling`: KEDA does it, by requests; None: an autoscaler, by cores
     fetch: str = ""  # JSON of a `target.Order`: the model to fetch when a replica starts; empty: none
     only_up: bool = False  # with `scaling`: no replica is taken away for now
 

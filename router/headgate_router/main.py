@@ -98,8 +98,9 @@ class Worker:
             settings.data, settings.worker, self.routes, self.book, draws, announced=announced, plane=plane
         )
         collector = RouterCollector(
-            settings.worker, self.routes, self.book, self.mirrors, self.feed, time.monotonic, self._at_the_doors
-        )
+            settings.worker, self.routes, self.book, self.mirrors, self.feed, time.monotonic, self._at_the_doors,
+            places=self.side is None,
+        )  # fmt: skip
         self.log = (
             AccessLog(settings.access_log, settings.worker, settings.access_log_share, draws)
             if settings.access_log

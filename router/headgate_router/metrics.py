@@ -21,6 +21,7 @@ from headgate_router.tunnels import Tunnels
 # Upper bounds in seconds. The slots are 5 % wide; these are what dashboards are used to.
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 PREFIX = "headgate_router"
+STATES = ("running", "waiting", "copied")
 REVISION = ("worker", "endpoint", "deployment", "revision")
 
 
@@ -36,8 +37,13 @@ class RouterCollector(Collector):
         feed: Feed | None,
         clock: Callable[[], float],
         doors: Callable[[], Iterable[tuple[str, str, float]]] = tuple,
+        *,
+        places: bool = True,
     ) -> None:
-        """`doors`: counters of the worker's doors, each a name, what it says, and its value."""
+        """`doors`: counters of the worker's doors, each a name, what it says, and its value.
+
+        `places`: requests take places of this process. Else nobody here knows how many a revision has, which is no 0.
+        """
         self._worker = worker
         self._routes = routes
         self._book = book
@@ -45,6 +51,7 @@ class RouterCollector(Collector):
         self._feed = feed
         self._clock = clock
         self._doors = doors
+        self._places = places
 
     def collect(self) -> Iterable[Metric]:
         totals = self._book.totals()
@@ -62,6 +69,8 @@ class RouterCollector(Collector):
             dropped.add_metric([self._worker, endpoint, why], n)
         yield dropped
         yield self._replicas()
+        if self._places:
+            yield self._open()
         yield from self._of_worker()
         for name, text, value in self._doors():
             yield self._counter(name, text, value)
@@ -73,6 +82,18 @@ class RouterCollector(Collector):
             for row in route.revisions:
                 labels = [self._worker, name, row.deployment, row.revision]
                 family.add_metric(labels, len(self._routes.addresses.last(row)))
+        return family
+
+    def _open(self) -> Metric:
+        """Every revision of the table has its series, at 0 too: who scales by it must tell nothing from not known."""
+        text = "Requests of a revision that run, wait for a place, or are copies"
+        family = GaugeMetricFamily(f"{PREFIX}_requests_open", text, labels=[*REVISION, "state"])
+        table = self._routes.table
+        for name, route in table.endpoints.items() if table is not None else ():
+            for row in route.revisions:
+                labels = [self._worker, name, row.deployment, row.revision]
+                for state, n in zip(STATES, self._routes.open(name, row.revision), strict=True):
+                    family.add_metric([*labels, state], n)
         return family
 
     def _deployments(self) -> Mapping[tuple[str, str], str]:

@@ -106,6 +106,14 @@ class Routes:
         self._let_go(table, [route for name, route in before.items() if wanted.get(name) is not route])
         self.changed()
 
+    def open(self, name: str, revision: str) -> tuple[int, int, int]:
+        """Requests of a revision now: those that run, those that wait for a place, copies."""
+        places = self._limits.get((name, revision))
+        live = self._live.get(name)
+        to = live.revisions.get(revision) if live is not None else None
+        copies = sum(replica.in_flight for replica in to.copies.every) if to is not None else 0
+        return (places.running, places.waiting, copies) if places is not None else (0, 0, copies)
+
     def find(self, name: str) -> LiveRoute | None:
         """None: no such endpoint in the table."""
         live = self._live.get(name)

@@ -24,6 +24,7 @@ from headgate_router.app import data_path
 from headgate_router.dataplanes.builtin.guard import Guarded
 from headgate_router.dataplanes.builtin.protocol import CallerConnection
 from headgate_router.main import ASGI, BUILTIN, ENVOY, Settings, Worker
+from headgate_router.metrics import STATES
 
 KEY = "the-key"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
@@ -927,6 +928,40 @@ def test_health_metrics_and_documents(tmp_path: Path) -> None:
                 'headgate_router_request_duration_seconds_bucket{deployment="rev-name",endpoint="e",le="+Inf"' in text
             )
             assert 'headgate_router_table_generation{worker="router-0"} 1.0' in text
+
+    run(scenario())
+
+
+def test_requests_of_a_revision_that_run_wait_or_are_copied_are_a_metric(tmp_path: Path) -> None:
+    """What replicas are scaled by: 0 is said too, and differs from nobody knowing."""
+
+    async def scenario() -> None:
+        go = asyncio.Event()
+
+        async def wait(heard: Heard, writer: Writer) -> None:
+            await go.wait()
+            await ok(b"1")(heard, writer)
+
+        model, copied = await Model(wait).start(), await Model(wait).start()
+        async with router(tmp_path) as system:
+
+            async def count(name: str) -> list[float]:
+                text = (await system.caller.get("/metrics")).text
+                row = 'headgate_router_requests_open{deployment="%s-name",endpoint="e",revision="%s",state="%s"'
+                lines = [next(x for x in text.splitlines() if x.startswith(row % (name, name, s))) for s in STATES]
+                return [float(line.rpartition(" ")[2]) for line in lines]
+
+            one = revision("rev", 1000, model, max_concurrent_per_instance=1, max_queue_wait_ms=20_000)
+            mirror = Mirror("copy", 1000, PairKind.COMPARE)
+            system.route(one, revision("copy", 0, copied), mirrors=(mirror,))
+            assert (await count("rev"), await count("copy")) == ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0])
+            asked = [asyncio.create_task(system.post()) for _ in range(2)]
+            await until(lambda: system.worker.routes.open("e", "rev") == (1, 1, 0))
+            assert await count("rev") == [1.0, 1.0, 0.0]
+            go.set()
+            assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200, 200]
+            await system.settled()
+            assert (await count("rev"), await count("copy")) == ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0])
 
     run(scenario())
 

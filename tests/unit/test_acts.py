@@ -15,10 +15,10 @@ from headgate.draft import Draft
 from headgate.evidence import Look, Result
 from headgate.findings import TransientError
 from headgate.ports import Run as EngineRun
-from headgate.process import InstanceType, Settings
+from headgate.process import InstanceType, MetricSource, Settings
 from headgate.rollout import Head, State, Undo
 from headgate.testing import World, deployment, target
-from headgate.workload import Purpose, Replica, Scaling, SecretKey, Workload
+from headgate.workload import Load, Purpose, Replica, Scaling, SecretKey, Workload
 from headgate_controllers.acts import Acts, note_undo
 from headgate_controllers.heads import Heads
 from headgate_controllers.records.sqlite import SqliteRecord
@@ -71,6 +71,8 @@ class Workflows:
 class Desk:
     def __init__(self, folder: Path) -> None:
         self.platform, self.engine = Machines(), Workflows()
+        small = InstanceType(2.0, 1.5, 2, "nvidia.com/mig-1g.5gb", "a100")
+        self.settings = Settings(instance_types={"small": small})
         self.record = SqliteRecord(folder / "record.db")
         self.heads = Heads(self.record, lambda: 0.0)
         self.woken = threading.Event()
@@ -82,9 +84,7 @@ class Desk:
             servers={"score": ScoreServer("python")},
             repo=EndpointsRepo(str(folder / "none"), folder / "mirror.git"),
             workflow=lambda rollout: {"name": rollout.id},
-            settings=lambda: Settings(
-                instance_types={"small": InstanceType(2.0, 1.5, 2, "nvidia.com/mig-1g.5gb", "a100")}
-            ),
+            settings=lambda: self.settings,
             keep=lambda rollout, op, looks: self.kept.extend((rollout, op, look) for look in looks),
             wake=lambda _: self.woken.set(),
         )
@@ -160,6 +160,14 @@ def test_an_autoscaler_takes_nothing_away_while_a_rollout_runs_or_a_revision_is_
         (Scaling(2, 6), False),
         (Scaling(2, 6), True),
     ]
+
+
+def test_keda_scales_by_the_requests_that_a_replica_runs_at_once(desk: Desk) -> None:
+    desk.settings = replace(desk.settings, keda="shop", metrics={"shop": MetricSource("prometheus", "http://p:9090")})
+    desk.acts.perform(scaled(mirroring()), Run(GREEN.revision))
+    desk.acts.perform(scaled(mirroring()), StartSmoke(GREEN.revision))
+    loads = [w.load for w in desk.platform.applied]
+    assert loads == [Load("http://p:9090", GREEN.run.max_concurrent_per_instance), None]
 
 
 def test_one_machine_and_a_smoke_replica_do_not_scale(desk: Desk) -> None:

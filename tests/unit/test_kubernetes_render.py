@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from headgate.workload import Launch, Probe, Purpose, Scaling, SecretKey, Workload
+from headgate.workload import Launch, Load, Probe, Purpose, Scaling, SecretKey, Workload
 from headgate_controllers.platforms.kubernetes import render
-from headgate_kit.kube.kinds import AUTOSCALER, DISRUPTION_BUDGET
+from headgate_kit.kube.kinds import AUTOSCALER, DISRUPTION_BUDGET, SCALED_OBJECT
 
 GOLDEN = Path(__file__).parent.parent / "golden/kubernetes"
 PLAIN = Workload(
@@ -37,10 +37,11 @@ LARGE = replace(
 )
 
 SCALED = replace(PLAIN, replicas=2, cpus=1.0, memory_mb=2048, scaling=Scaling(2, 6, 60, 10))
+KEDA = replace(SCALED, load=Load("http://prometheus:9090", 4))
 
 
 def every(w: Workload) -> list[dict[str, Any]]:
-    found = [render.account(w), render.deployment(w), *(body for _, body in render.beside(w, "uid-1"))]
+    found = [render.account(w), render.deployment(w), *(body for _, body in render.beside(w, "uid-1", "ns"))]
     return json.loads(json.dumps(found))  # as the API server gets it: no values shared
 
 
@@ -50,6 +51,7 @@ def every(w: Workload) -> list[dict[str, Any]]:
         pytest.param("plain", PLAIN, id="plain"),
         pytest.param("large", LARGE, id="large"),
         pytest.param("scaled", SCALED, id="scaled"),
+        pytest.param("keda", KEDA, id="keda"),
         pytest.param("smoke", replace(PLAIN, purpose=Purpose.SMOKE), id="smoke"),
     ],
 )
@@ -161,6 +163,28 @@ def test_no_replica_is_taken_away_while_a_rollout_may_go_back() -> None:
 def test_a_replica_goes_after_twenty_looks(interval_s: int, calm_s: int) -> None:
     found = autoscaler(replace(SCALED, scaling=Scaling(1, 2, 70, interval_s)))
     assert found["spec"]["behavior"]["scaleDown"] == {"stabilizationWindowSeconds": calm_s}
+
+
+def test_keda_scales_by_the_requests_that_replicas_may_run_and_never_to_none() -> None:
+    (found,) = [body for kind, body in render.beside(KEDA, "uid-1", "ns") if kind is SCALED_OBJECT]
+    assert not [kind for kind, _ in render.beside(KEDA, "uid-1", "ns") if kind is AUTOSCALER], "two would pull at it"
+    (trigger,) = found["spec"]["triggers"]
+    assert trigger["metadata"]["threshold"] == "2.4", "60 % of the 4 requests that a replica runs at once"
+    assert 'namespace="ns",endpoint="Fraud",revision="0123456789abcdef"' in trigger["metadata"]["query"]
+    assert trigger["metadata"]["ignoreNullValues"] == "false", "a metric that is missing is no zero"
+    assert (found["spec"]["minReplicaCount"], found["spec"]["maxReplicaCount"]) == (2, 6)
+    assert "idleReplicaCount" not in found["spec"]
+
+
+def test_who_scales_it_changes_no_pod() -> None:
+    assert render.deployment(KEDA) == render.deployment(SCALED)
+    assert render.beside_digest(KEDA) != render.beside_digest(SCALED)
+
+
+def test_what_keda_scales_is_not_made_less_while_a_rollout_may_go_back() -> None:
+    (found,) = [body for kind, body in render.beside(replace(KEDA, only_up=True), "u") if kind is SCALED_OBJECT]
+    behavior = found["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior == {"scaleDown": {"selectPolicy": "Disabled"}}
 
 
 @pytest.mark.parametrize("least", [1, 2])

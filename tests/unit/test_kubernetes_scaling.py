@@ -7,15 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from headgate.workload import Launch, Probe, ReplicaState, Scaling, Workload
+from headgate.workload import Launch, Load, Probe, ReplicaState, Scaling, Workload
 from headgate_controllers.platforms.kubernetes import KubernetesPlatform
 from headgate_controllers.platforms.kubernetes import platform as module
-from headgate_kit.kube.kinds import DEPLOYMENT
+from headgate_kit.kube.kinds import AUTOSCALER, DEPLOYMENT
 from kubenodes import Nodes
 from kubeserver import KubeServer, wait_for
 
 FIXED = Workload("fraud", "blue", "r1", 2, Launch(("python", "-m", "front")), cpus=1.0, image="registry/model@sha256:0")
 SCALED = replace(FIXED, scaling=Scaling(2, 5))
+KEDA = replace(SCALED, load=Load("http://prometheus:9090", 4))
 NAME = "fraud-r1"
 
 
@@ -38,6 +39,9 @@ class Desk:
 
     def autoscaled(self) -> bool:
         return self.server.find("horizontalpodautoscalers", NAME, "ns") is not None
+
+    def by_keda(self) -> bool:
+        return self.server.find("scaledobjects", NAME, "ns") is not None
 
     def settled(self, w: Workload) -> None:
         """Until it is written whole."""
@@ -64,6 +68,7 @@ class Desk:
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     monkeypatch.setattr(module, "DRIFT_S", 0.05)
+    monkeypatch.setattr(module, "REFUSED_S", 0.05)
     with KubeServer() as server, Nodes(server, "ns"):
         found = Desk(server)
         yield found
@@ -133,3 +138,54 @@ def test_the_autoscaler_goes_with_the_revision(desk: Desk) -> None:
     desk.apply(SCALED, 2)
     desk.platform.remove("fraud", "r1")
     wait_for(lambda: not desk.autoscaled())
+
+
+def test_who_scales_is_switched_and_two_never_do_at_once(desk: Desk) -> None:
+    desk.apply(SCALED, 2)
+    desk.scale(4)
+    for asked, keda in ((KEDA, True), (SCALED, False), (KEDA, True)):
+        desk.apply(asked, 4)
+        wait_for(lambda keda=keda: (desk.by_keda(), desk.autoscaled()) == (keda, not keda))  # type: ignore[misc]
+    changes = [(a.verb, a.plural) for a in desk.server.requests if a.plural in ("scaledobjects", AUTOSCALER.plural)]
+    assert changes == [
+        ("patch", AUTOSCALER.plural),
+        ("delete", AUTOSCALER.plural),
+        ("patch", "scaledobjects"),
+        ("delete", "scaledobjects"),
+        ("patch", AUTOSCALER.plural),
+        ("delete", AUTOSCALER.plural),
+        ("patch", "scaledobjects"),
+    ]
+    desk.apply(FIXED, 2)
+    wait_for(lambda: not desk.by_keda())
+    assert desk.replicas() == 2
+
+
+def test_a_restarted_controller_takes_away_the_scaler_of_before(desk: Desk) -> None:
+    desk.apply(KEDA, 2)
+    desk.platform.close()
+    desk.platform = desk.opened()
+    desk.apply(FIXED, 2)
+    wait_for(lambda: not desk.by_keda())
+
+
+def test_without_keda_replicas_run_it_is_said_and_taken_up_once_it_is_there(desk: Desk) -> None:
+    desk.server.fail(404, 10_000, plural="scaledobjects")
+    desk.platform.apply(KEDA)
+    desk.ready(2)
+    wait_for(lambda: [f.code for f in desk.platform.findings()] == ["keda-missing"])
+    (said,) = desk.platform.findings()
+    assert "fraud" in said.message
+    assert not said.is_error
+    assert {r.message for r in desk.platform.observe("fraud")} == {""}
+    desk.server.calm()
+    desk.settled(KEDA)
+    assert (desk.by_keda(), desk.platform.findings()) == (True, ())
+
+
+def test_without_the_right_to_keda_it_can_be_asked_for_no_more(desk: Desk) -> None:
+    desk.server.denied |= {("patch", "scaledobjects"), ("delete", "scaledobjects")}
+    desk.platform.apply(KEDA)
+    wait_for(lambda: bool(desk.platform.findings()))
+    desk.apply(SCALED, 2)
+    assert (desk.autoscaled(), desk.platform.findings()) == (True, ())

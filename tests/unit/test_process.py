@@ -4,7 +4,7 @@ import pytest
 
 from headgate import settings
 from headgate.findings import Finding
-from headgate.process import InstanceType, Issuer, MirrorPhase, Process, Settings
+from headgate.process import InstanceType, Issuer, MetricSource, MirrorPhase, Process, Settings
 from headgate.yamltext import parse
 
 FULL = """\
@@ -89,6 +89,8 @@ environments: {sklearn-1.5: [scikit-learn==1.5.2]}
 interpreters: {"3.10": /usr/bin/python3.10}
 catalogue: models
 removal_grace: 1m
+metrics: {shop: {kind: prometheus, url: http://prometheus:9090/}}
+keda: shop
 oidc: {issuer: https://idp.example/t1, audience: [api://scoring], claims: {roles: [scorer]}}
 rollout: {soak: 1s}
 """
@@ -101,6 +103,8 @@ rollout: {soak: 1s}
             interpreters={"3.10": "/usr/bin/python3.10"},
             catalogue="models",
             removal_grace_s=60.0,
+            metrics={"shop": MetricSource("prometheus", "http://prometheus:9090")},
+            keda="shop",
             oidc=Issuer("https://idp.example/t1", ("api://scoring",), "", {"roles": ("scorer",)}),
             process=Process(soak_s=1.0),
         ),
@@ -125,6 +129,31 @@ def test_a_bad_headgate_yml_answers_the_defaults(text: str, code: str) -> None:
     read, findings = settings.read_settings(document)
     assert read == Settings()
     assert [f.code for f in findings] == [code]
+
+
+PROMETHEUS = "metrics: {shop: {kind: prometheus, url: http://p:9090}}\n"
+HOOK = "metrics: {shop: {kind: webhook, url: http://p:9090}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "place"),
+    [
+        pytest.param("keda: shop\n", "metric-source", "headgate.yml:1:7", id="no source at all"),
+        pytest.param(f"{PROMETHEUS}keda: other\n", "metric-source", "headgate.yml:2:7", id="another source"),
+        pytest.param(f"{HOOK}keda: shop\n", "bad-value", "headgate.yml:2:7", id="no Prometheus"),
+        pytest.param(
+            f"{PROMETHEUS}router: {{dataplane: envoy}}\nkeda: shop\n",
+            "dataplane-lacks",
+            "headgate.yml:3:7",
+            id="routers that do not count",
+        ),
+    ],
+)
+def test_keda_needs_a_prometheus_that_knows_the_requests(text: str, code: str, place: str) -> None:
+    document = parse(text.encode(), "headgate.yml").document
+    assert document
+    (found,) = settings.read_settings(document)[1]
+    assert (found.code, str(found.place)) == (code, place)
 
 
 @pytest.mark.parametrize(("text", "value"), [("10m", 600.0), ("500ms", 0.5), ("1.5h", 5400.0), (0, 0.0)])

@@ -53,6 +53,7 @@ RIGHTS: tuple[Right, ...] = (
     _controller("apps", "deployments", (*READ, "create", "patch", "delete"), "run a revision"),
     _controller("policy", "poddisruptionbudgets", ("create", "patch", "delete"), "keep a replica in a drain"),
     _controller("autoscaling", "horizontalpodautoscalers", ("create", "patch", "delete"), "scale a revision"),
+    _controller("keda.sh", "scaledobjects", ("create", "patch", "delete"), "scale it by requests", "keda.enabled=true"),
     _controller("networking.k8s.io", "networkpolicies", ("create", "patch"), "shield models"),
     _controller("coordination.k8s.io", "leases", ("get", "create", "patch"), "one controller at a time"),
     _controller(HEADGATE, "onlineendpoints", (*FOLLOW, "create", "patch", "delete"), "show endpoints", RESOURCES),

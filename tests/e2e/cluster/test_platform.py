@@ -9,15 +9,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
+from headgate.findings import ConflictError
 from headgate.testing import PLATFORM, Check, PlatformCase
-from headgate.workload import Launch, ReplicaState, Workload, object_name
+from headgate.workload import Launch, Load, ReplicaState, Scaling, Workload, object_name
 from headgate_controllers.platforms.kubernetes import KubernetesPlatform
 from headgate_kit.kube import Cluster
-from headgate_kit.kube.kinds import DEPLOYMENT, POD
+from headgate_kit.kube.kinds import AUTOSCALER, DEFINITION, DEPLOYMENT, POD, SCALED_OBJECT
 from installation import NAMESPACE, POOL, RUNNER, needs
 from kubeserver import wait_for
 
@@ -100,4 +103,66 @@ def test_a_replica_answers_and_an_upgraded_controller_restarts_none(
     wait(lambda: list(later.observe("fraud")) == [replica])
     assert replica.state is ReplicaState.READY
     later.close()
+    cluster.close()
+
+
+@pytest.fixture
+def keda() -> Iterator[None]:
+    """The kind ScaledObject is served: KEDA's own, or a definition of ours that is taken away again."""
+    cluster = Cluster.connect("default")
+    definition = yaml.safe_load((Path(__file__).parent / "crds/keda.yml").read_text("utf-8"))
+    name = definition["metadata"]["name"]
+    try:
+        cluster.create(DEFINITION, definition)
+        made = True
+    except ConflictError:
+        made = False
+
+    def served() -> bool:
+        conditions = ((cluster.get(DEFINITION, name) or {}).get("status") or {}).get("conditions") or ()
+        return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+
+    wait(served)
+    yield
+    if made:
+        cluster.delete(DEFINITION, name)
+        wait(lambda: cluster.get(DEFINITION, name) is None)
+    cluster.close()
+
+
+def test_a_cluster_without_keda_says_so_and_replicas_run(platform: KubernetesPlatform, namespace: str) -> None:
+    cluster = Cluster.connect("default")
+    if cluster.get(DEFINITION, "scaledobjects.keda.sh") is not None:
+        pytest.skip("KEDA is installed in this cluster: take its definitions away to see what is said without")
+    asked = replace(workload("r9"), scaling=Scaling(1, 3), load=Load("http://prometheus:9090", 4))
+    platform.apply(asked)
+    wait(lambda: [r.state for r in platform.observe("fraud")] == [ReplicaState.READY])
+    wait(lambda: [f.code for f in platform.findings()] == ["keda-missing"])
+    platform.apply(replace(asked, load=None))
+    here = Cluster.connect(namespace)
+    wait(lambda: here.get(AUTOSCALER, object_name("fraud", "r9")) is not None)
+    wait(lambda: platform.findings() == ())
+    here.close()
+    cluster.close()
+
+
+def test_keda_scales_a_revision_beside_no_autoscaler_and_back(
+    keda: None, platform: KubernetesPlatform, namespace: str
+) -> None:
+    cluster, name = Cluster.connect(namespace), object_name("fraud", "r8")
+    scaled = replace(workload("r8"), scaling=Scaling(1, 3))
+    by_requests = replace(scaled, load=Load("http://prometheus:9090", 4))
+    platform.apply(scaled)
+    wait(lambda: [r.state for r in platform.observe("fraud")] == [ReplicaState.READY])
+    wait(lambda: cluster.get(AUTOSCALER, name) is not None)
+    (pod,) = [item["metadata"]["uid"] for item in cluster.list(POD)[0]]
+    for asked, other, kind in ((by_requests, AUTOSCALER, SCALED_OBJECT), (scaled, SCALED_OBJECT, AUTOSCALER)):
+        platform.apply(asked)
+        wait(lambda kind=kind: cluster.get(kind, name) is not None)  # type: ignore[misc]
+        wait(lambda other=other: cluster.get(other, name) is None)  # type: ignore[misc]
+    platform.apply(by_requests)
+    wait(lambda: cluster.get(SCALED_OBJECT, name) is not None)
+    assert [item["metadata"]["uid"] for item in cluster.list(POD)[0]] == [pod], "no pod is restarted for it"
+    platform.remove("fraud", "r8")
+    wait(lambda: cluster.get(SCALED_OBJECT, name) is None)  # it goes with its Deployment
     cluster.close()

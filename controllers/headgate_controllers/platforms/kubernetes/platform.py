@@ -16,13 +16,14 @@ from typing import Any
 
 from headgate import codec
 from headgate.capacity import Inventory
-from headgate.findings import TransientError
+from headgate.findings import Finding, TransientError
 from headgate.workload import Purpose, Replica, ReplicaState, Workload, object_name
 from headgate_controllers.platforms.kubernetes import inventory, pods, render
+from headgate_controllers.platforms.kubernetes.beside import Beside, scaler_of
 from headgate_controllers.platforms.kubernetes.hand import Hand
 from headgate_controllers.platforms.kubernetes.pods import Patience
-from headgate_kit.kube import Cache, Cluster, Kind
-from headgate_kit.kube.kinds import AUTOSCALER, DEPLOYMENT, DISRUPTION_BUDGET, ENDPOINT_SLICE, POD, SERVICE_ACCOUNT
+from headgate_kit.kube import Cache, Cluster
+from headgate_kit.kube.kinds import DEPLOYMENT, ENDPOINT_SLICE, POD, SERVICE_ACCOUNT
 from headgate_kit.layout import DataFolder
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ PATIENCE = Patience()
 START_S = 20.0  # to see the cluster first
 SCALE = "headgate-scale"  # field manager that holds `replicas` for an autoscaler while we let go of it
 DRIFT_S = 2.0  # least time between two repairs of one Deployment
+REFUSED_S = 30.0  # until a scaler that the cluster does not take is tried again
 CATALOGUE_SECRET = "HEADGATE_CATALOGUE_SECRET"  # name of the Secret with credentials of catalogues
 CATALOGUE_CLAIM = "HEADGATE_CATALOGUE_CLAIM"  # claim of the volume that holds models
 PULL_SECRET = "HEADGATE_IMAGE_PULL_SECRET"  # name of the Secret that replicas' images are pulled with
@@ -74,7 +76,7 @@ class KubernetesPlatform:
         self._drifted: set[Key] = set()  # somebody else changed its Deployment
         self._places: dict[Key, dict[str, int]] = {}  # pod -> index
         self._proven: dict[Key, set[int]] = {}  # places that have been ready
-        self._beside: dict[Key, list[tuple[Kind, Object]]] = {}  # what stands beside a Deployment, as last applied
+        self._beside = Beside(self._cluster)
         # Deployment -> digest of its spec as the server answered our last write; of its form, where it is scaled
         self._written: dict[str, str] = {}
         # endpoint -> its objects by name: a pass looks at one endpoint of thousands
@@ -154,6 +156,10 @@ class KubernetesPlatform:
     def inventory(self) -> Inventory | None:
         """What the cluster has and what is asked of it. None: we may not list nodes."""
         return self._looks.look()
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What of headgate.yml this cluster does not do."""
+        return self._beside.findings()
 
     # --- what is seen ----------------------------------------------------------------------------------------------
 
@@ -258,7 +264,7 @@ class KubernetesPlatform:
                 slices[item["metadata"]["name"]] = item["ready"]
             if not slices:
                 del self._reachable[key]
-            lost = gone and not slices and key in self._asked and self._beside.pop(key, None) is not None
+            lost = gone and not slices and key in self._asked and self._beside.forget(key)
         if lost:
             self._hand.ask(key, DRIFT_S)
         self._on_change(key[0])
@@ -316,7 +322,8 @@ class KubernetesPlatform:
             self._delete(key)
         elif workload.image and not self._found_so(key, workload):
             made = self._write(key, workload)
-            self._stand_beside(key, workload, made["metadata"]["uid"])
+            if not self._beside.stand(key, workload, made):
+                self._hand.ask(key, REFUSED_S)
 
     def _found_so(self, key: Key, w: Workload) -> bool:
         """Whether a controller before us left it just so: a restart among thousands of revisions then writes nothing.
@@ -327,7 +334,7 @@ class KubernetesPlatform:
             self._touched.add(key)
             if not first or seen is None or _count(seen, w) != int(seen["spec"]["replicas"]):
                 return False
-            if w.scaling is None and _is_scaled(seen):
+            if w.scaling is None and scaler_of(seen) is not None:
                 return False
             beside = (seen["metadata"].get("annotations") or {}).get(render.BESIDE)
             so = render.shape_of(seen) == render.shape(w) and beside == render.beside_digest(w)
@@ -346,8 +353,8 @@ class KubernetesPlatform:
             self._cluster.apply(SERVICE_ACCOUNT, render.account(w, self._pull_secret))
         elif known["metadata"].get("deletionTimestamp"):
             raise TransientError(f"Deployment {name} is still being deleted")
-        if known is not None and w.scaling is None and _is_scaled(known):
-            self._unscale(name)
+        if known is not None:
+            self._beside.unscale(known, w)
         if known is None or drifted or render.shape_of(known) != render.shape(w):
             if known is not None and w.scaling is not None:
                 self._let_scale(known)
@@ -364,11 +371,6 @@ class KubernetesPlatform:
         """An apply that names `replicas` no more would set them to 1 if nobody else held them."""
         name, count = known["metadata"]["name"], known["spec"].get("replicas", 1)
         self._cluster.apply(DEPLOYMENT, {"metadata": {"name": name}, "spec": {"replicas": count}}, manager=SCALE)
-
-    def _unscale(self, name: str) -> None:
-        """First of all: it would change `replicas` again."""
-        self._cluster.delete(AUTOSCALER, name)
-        self._cluster.patch(DEPLOYMENT, name, {"metadata": {"annotations": {render.SCALED: None}}})
 
     def _scale(self, known: Object, w: Workload, start: int | None = None) -> Object:
         """In place: its pods are as asked, whichever version of ours rendered them."""
@@ -392,26 +394,12 @@ class KubernetesPlatform:
                 cost = {"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-100"}}}
                 self._cluster.patch(POD, name, cost)
 
-    def _stand_beside(self, key: Key, w: Workload, owner_uid: str) -> None:
-        rendered = render.beside(w, owner_uid)
-        if self._beside.get(key) == rendered:
-            return
-        if DISRUPTION_BUDGET not in [kind for kind, _ in rendered]:
-            self._cluster.delete(DISRUPTION_BUDGET, object_name(*key))
-        if w.scaling is not None:  # noted before there is one: it is found again whatever happens in between
-            self._cluster.patch(DEPLOYMENT, object_name(*key), {"metadata": {"annotations": {render.SCALED: "true"}}})
-        for kind, body in rendered:
-            self._cluster.apply(kind, body)
-        self._beside[key] = rendered
-        note = {"metadata": {"annotations": {render.BESIDE: render.beside_digest(w)}}}
-        self._cluster.patch(DEPLOYMENT, object_name(*key), note)
-
     def _delete(self, key: Key) -> None:
         name = object_name(*key)
         with self._lock:
             self._written.pop(name, None)
             self._drifted.discard(key)
-        self._beside.pop(key, None)
+        self._beside.forget(key)
         there = self._cluster.delete(DEPLOYMENT, name)
         with self._lock:
             if not there or self._deployments.get(name) is None:
@@ -420,10 +408,6 @@ class KubernetesPlatform:
             last = not others - {key}
         if last:
             self._cluster.delete(SERVICE_ACCOUNT, render.account_name(key[0]))
-
-
-def _is_scaled(item: Object) -> bool:
-    return render.SCALED in (item["metadata"].get("annotations") or {})
 
 
 def _count(item: Object, w: Workload) -> int:

@@ -22,13 +22,13 @@ from headgate.workload import (
     REPLICA,
     Probe,
     Purpose,
-    Scaling,
     Workload,
     object_name,
 )
+from headgate_controllers.platforms.kubernetes import scaling
 from headgate_kit.catalogue import ENV_CREDENTIALS
 from headgate_kit.kube import Kind
-from headgate_kit.kube.kinds import AUTOSCALER, DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE
+from headgate_kit.kube.kinds import DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE
 
 Object = dict[str, Any]
 
@@ -37,7 +37,7 @@ ENDPOINT, DEPLOYMENT, REVISION = f"{GROUP}/endpoint", f"{GROUP}/deployment", f"{
 PURPOSE, PART, POOL = f"{GROUP}/purpose", f"{GROUP}/part", f"{GROUP}/pool"
 SHAPE = f"{GROUP}/shape"  # annotation: digest of what, beside the revision, decides the pod's spec
 BESIDE = f"{GROUP}/beside"  # annotation: digest of what stands beside it, once that was applied
-SCALED = f"{GROUP}/scaled"  # annotation: an autoscaler may stand beside it
+SCALED = f"{GROUP}/scaled"  # annotation: which scaler may stand beside it
 PATIENCE = f"{GROUP}/ready-within-s"  # annotation of a pod: it is given up when it never was ready by then
 MODEL = "model"  # value of PART, and the container's name
 INITIALIZER = "storage-initializer"  # the container that fetches a model, as Azure calls its log
@@ -49,7 +49,6 @@ USER = 10_001
 LINGER_S = 5  # before SIGTERM: routers see `terminating` within 1 s and send nothing new
 GRACE_S = 45  # LINGER_S, the front's own drain of 30 s, and some
 NODE_LOST_S = 30  # a pod of a node that is silent is replaced after it; Kubernetes itself waits 300
-CALM_LOOKS, CALM_S = 20, (60, 3600)  # of polling_interval until a replica goes; within these, for a model takes a while
 CREDENTIALS = "/var/run/secrets/headgate/catalogues"
 WRITABLE = ("/tmp", FOLDER)  # all else of a replica's file system is read-only
 
@@ -298,7 +297,7 @@ def _liveness(p: Probe) -> Object:
     }
 
 
-def beside(w: Workload, owner_uid: str) -> list[tuple[Kind, Object]]:
+def beside(w: Workload, owner_uid: str, namespace: str = "") -> list[tuple[Kind, Object]]:
     """What stands beside the Deployment and goes with it; a smoke replica has nothing but its door."""
     found = [(NETWORK_POLICY, _policy(w, owner_uid))]
     if w.purpose is Purpose.SERVE:
@@ -306,7 +305,7 @@ def beside(w: Workload, owner_uid: str) -> list[tuple[Kind, Object]]:
         if (w.scaling.least if w.scaling else w.replicas) > 1:
             found.append((DISRUPTION_BUDGET, _budget(w, owner_uid)))
         if w.scaling:
-            found.append((AUTOSCALER, _autoscaler(w, w.scaling, owner_uid)))
+            found.append(scaling.scaler(w, w.scaling, _owned(w, owner_uid), namespace))
     return found
 
 
@@ -339,27 +338,6 @@ def _budget(w: Workload, owner_uid: str) -> Object:
             "maxUnavailable": 1,
             "unhealthyPodEvictionPolicy": "AlwaysAllow",  # one that does not serve must not hold up a drain
             "selector": {"matchLabels": selector(w.endpoint, w.revision, w.purpose)},
-        },
-    }
-
-
-def _autoscaler(w: Workload, scaling: Scaling, owner_uid: str) -> Object:
-    """By the cores that replicas use, which every cluster with a metrics server knows."""
-    cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": scaling.utilization_percent}}
-    calm_s = min(max(CALM_LOOKS * scaling.interval_s, CALM_S[0]), CALM_S[1])
-    down: Object = {"selectPolicy": "Disabled"} if w.only_up else {"stabilizationWindowSeconds": calm_s}
-    return {
-        "metadata": _owned(w, owner_uid),
-        "spec": {
-            "scaleTargetRef": {
-                "apiVersion": "apps/v1",
-                "kind": "Deployment",
-                "name": object_name(w.endpoint, w.revision, w.purpose),
-            },
-            "minReplicas": scaling.least,
-            "maxReplicas": scaling.most,
-            "metrics": [{"type": "Resource", "resource": cpu}],
-            "behavior": {"scaleDown": down},
         },
     }
 
