@@ -216,7 +216,10 @@ class KubeServer:
     def _check(self, asked: Asked) -> None:
         self.requests.append(asked)
         if (asked.verb, asked.plural) in self.denied:
-            raise Refused(403, "Forbidden", f"{asked.plural} is forbidden: cannot {asked.verb} resource")
+            what = f"{asked.plural}/{asked.subresource}" if asked.subresource else asked.plural
+            where = f'in the namespace "{asked.namespace}"' if asked.namespace else "at the cluster scope"
+            said = f'{asked.plural} is forbidden: cannot {asked.verb} resource "{what}" in API group "" {where}'
+            raise Refused(403, "Forbidden", said)
         for trouble in self._troubles:
             if trouble.plural in ("", asked.plural) and trouble.verb in ("", asked.verb):
                 trouble.times -= 1

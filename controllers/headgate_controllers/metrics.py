@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from headgate_kit.counts import CLUSTER_REQUESTS
+from headgate_kit.counts import CLUSTER_REFUSED, CLUSTER_REQUESTS
 
 if TYPE_CHECKING:
     from headgate_controllers.controller import Controller
@@ -20,6 +20,7 @@ def registry(controller: Controller) -> CollectorRegistry:
     found.register(_View(controller))
     found.register(controller.reconciler.delay)
     found.register(CLUSTER_REQUESTS)
+    found.register(CLUSTER_REFUSED)
     return found
 
 

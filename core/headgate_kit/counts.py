@@ -7,3 +7,9 @@ from prometheus_client import Counter
 CLUSTER_REQUESTS = Counter(
     "headgate_cluster_requests", "Requests to the Kubernetes API server", ["verb", "resource", "scope"], registry=None
 )
+CLUSTER_REFUSED = Counter(
+    "headgate_cluster_refused",
+    "Requests that the Kubernetes API server refused because a right is missing",
+    ["verb", "resource", "scope"],
+    registry=None,
+)

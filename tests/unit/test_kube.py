@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import Counter
 
 from headgate.findings import ConflictError, TerminalError, TransientError
-from headgate_kit.counts import CLUSTER_REQUESTS
+from headgate_kit.counts import CLUSTER_REFUSED, CLUSTER_REQUESTS
 from headgate_kit.kube import Cluster, Gone
 from headgate_kit.kube import client as kube_client
-from headgate_kit.kube.kinds import CONFIG_MAP, DEPLOYMENT, NODE, POD
+from headgate_kit.kube.kinds import CONFIG_MAP, DEPLOYMENT, NODE, POD, SERVICE
 from kubeserver import KubeServer, wait_for
 
 
@@ -205,17 +206,18 @@ def test_without_a_configuration_it_says_what_to_set(monkeypatch: pytest.MonkeyP
         Cluster.connect()
 
 
-def test_requests_are_counted_by_what_they_do(cluster: Cluster) -> None:
-    def counted() -> dict[tuple[str, ...], float]:
-        samples = [s for family in CLUSTER_REQUESTS.collect() for s in family.samples if s.name.endswith("_total")]
-        return {tuple(s.labels[label] for label in ("verb", "resource", "scope")): s.value for s in samples}
+def counted(counter: Counter) -> dict[tuple[str, ...], float]:
+    samples = [s for family in counter.collect() for s in family.samples if s.name.endswith("_total")]
+    return {tuple(s.labels[label] for label in ("verb", "resource", "scope")): s.value for s in samples}
 
-    before = counted()
+
+def test_requests_are_counted_by_what_they_do(cluster: Cluster) -> None:
+    before = counted(CLUSTER_REQUESTS)
     cluster.create(DEPLOYMENT, named("a"))
     cluster.get(DEPLOYMENT, "a")
     cluster.list(NODE)
     cluster.patch(DEPLOYMENT, "a", {"status": {}}, subresource="status")
-    after = counted()
+    after = counted(CLUSTER_REQUESTS)
     new = {key: n - before.get(key, 0.0) for key, n in after.items() if n != before.get(key, 0.0)}
     assert new == {
         ("create", "deployments", "namespace"): 1.0,
@@ -223,3 +225,18 @@ def test_requests_are_counted_by_what_they_do(cluster: Cluster) -> None:
         ("patch", "deployments/status", "namespace"): 1.0,
         ("list", "nodes", "cluster"): 1.0,
     }
+
+
+def test_rights_that_are_missing_are_counted_and_what_is_refused_for_another_reason_is_not(
+    server: KubeServer, cluster: Cluster
+) -> None:
+    before = counted(CLUSTER_REFUSED)
+    server.denied |= {("patch", "services"), ("list", "nodes")}
+    for ask in (lambda: cluster.apply(SERVICE, named("a")), lambda: cluster.list(NODE)):
+        with pytest.raises(TerminalError, match="cannot"):
+            ask()
+    server.fail(403, plural="pods")  # as a quota or an admission rule does
+    with pytest.raises(TerminalError, match="asked to fail"):
+        cluster.create(POD, named("a"))
+    new = {key: n - before.get(key, 0.0) for key, n in counted(CLUSTER_REFUSED).items() if n != before.get(key, 0.0)}
+    assert new == {("patch", "services", "namespace"): 1.0, ("list", "nodes", "cluster"): 1.0}

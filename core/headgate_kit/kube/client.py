@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import urllib3
 from kubernetes import client, config
 
 from headgate.findings import ConflictError, HeadgateError, TerminalError, TransientError
-from headgate_kit.counts import CLUSTER_REQUESTS
+from headgate_kit.counts import CLUSTER_REFUSED, CLUSTER_REQUESTS
 from headgate_kit.kube.kinds import POD, Kind
 
 TIMEOUT_S = 15.0  # of a single request; a webhook of the cluster may take 10
@@ -28,6 +29,9 @@ QUIET_S = 150.0  # a watch without a byte for this long is dead: bookmarks come 
 MOST_PATIENCE_S = 30.0  # a server that asks for more is asked again all the same
 PAGE = 500  # objects of one page of a list
 CREATED = 201
+FORBIDDEN = 403
+# How a missing right is told from a quota or an admission rule that says no, with the same status.
+NO_RIGHT = re.compile(r'cannot (\w+) resource "([^"]+)" in API group "[^"]*" (in the namespace|at the cluster scope)')
 VERBS = {"POST": "create", "PUT": "update"}  # of HTTP, as Roles call them; the others are called the same
 MANAGER = "headgate"  # our field manager: fields of others are left alone
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -308,7 +312,17 @@ def _refusal(answer: Any, doing: str) -> HeadgateError:
         status = {"message": f"its answer broke off: {error}"}
     finally:
         answer.release_conn()
+    if answer.status == FORBIDDEN:
+        _count_missing(str(status.get("message")))
     return _error(answer.status, status, doing, float(after) if after.isdigit() else 0.0)
+
+
+def _count_missing(said: str) -> None:
+    """By the server's own words: an apply that had to create is refused as a create."""
+    found = NO_RIGHT.search(said)
+    if found:
+        verb, resource, where = found.groups()
+        CLUSTER_REFUSED.labels(verb, resource, "namespace" if where == "in the namespace" else "cluster").inc()
 
 
 def _status(text: bytes) -> Mapping[str, Any]:
