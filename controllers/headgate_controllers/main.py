@@ -38,6 +38,7 @@ from headgate_controllers.controller import Controller
 from headgate_controllers.evidence import Evidence
 from headgate_controllers.heads import Heads
 from headgate_controllers.judge import Judge
+from headgate_controllers.leftovers import Leftovers
 from headgate_controllers.options import Options
 from headgate_controllers.reconcile import REPO, Reconciler
 from headgate_controllers.records.sqlite import SqliteRecord
@@ -145,6 +146,7 @@ class Parts:
     record: SqliteRecord
     collector: Collector
     outsiders: Outsiders
+    leftovers: Leftovers
     resources: Resources | None = None  # None: the record is shown nowhere else
 
     def start(self) -> None:
@@ -152,6 +154,7 @@ class Parts:
         self.engine.start()
         self.reconciler.start()
         self.collector.start()
+        self.leftovers.start()
         self.repo.watch(lambda: self.reconciler.wake(REPO))
         if self.resources is not None:
             self.resources.start()
@@ -161,6 +164,7 @@ class Parts:
         if self.resources is not None:
             self.resources.close()
         self.repo.close()
+        self.leftovers.close()
         self.collector.close()
         self.outsiders.close()
         self.reconciler.close()
@@ -285,7 +289,8 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         clock=clock,
         wake=wake,
     )
-    return Parts(controller, reconciler, repo, engine, platform, acts, record, collector, outsiders, shown)
+    leftovers = Leftovers(data, heads.all, clock)
+    return Parts(controller, reconciler, repo, engine, platform, acts, record, collector, outsiders, leftovers, shown)
 
 
 def _restore(record: SqliteRecord, secrets: KeyStore) -> None:
