@@ -1,17 +1,21 @@
 """Compiles the router's data path with mypyc, inside a folder that holds the packages `headgate` and `headgate_router`.
 
-    python install/compile.py FOLDER
+    python install/compile.py FOLDER        prints the files it made
+    python install/compile.py --missing     prints what this machine lacks for it; nothing: it can be done
 
 Needs mypy, setuptools and a C compiler with Python's headers. The sources stay beside the extension modules: without
 the latter everything runs as before, only slower. Only what every request goes through is compiled, and all of what
-inherits from it. Refuses a folder that is a source tree: there, extension modules would hide what is edited next.
+inherits from it. What is made serves this version of Python on this kind of machine; another one goes by the sources.
+Refuses a folder that is a source tree: there, extension modules would hide what is edited next.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +42,15 @@ MODULES = (
     "dataplanes/builtin/tunnel",
 )
 PACKAGE = "headgate_router"
+
+
+def missing() -> str:
+    """What there is no machine code without; empty: it is all here."""
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    if shutil.which(compiler) is None:
+        return f"no C compiler: `{compiler}` is not on the PATH"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return "" if header.is_file() else f"no headers of Python {sys.version_info[0]}.{sys.version_info[1]}: {header}"
 
 
 def compile_in(folder: Path) -> list[Path]:
@@ -79,6 +92,10 @@ def _built(folder: Path, scratch: Path) -> Path:
 
 
 def main(argv: Sequence[str]) -> int:
+    lacks = missing()
+    if argv == ["--missing"]:
+        print(lacks, end="")
+        return 0
     if len(argv) != 1 or not Path(argv[0], PACKAGE).is_dir():
         print(__doc__, file=sys.stderr)
         return 2
@@ -86,6 +103,9 @@ def main(argv: Sequence[str]) -> int:
     if (folder.parent / "pyproject.toml").exists():
         print(f"{folder} is a source tree: copy its packages to another folder first", file=sys.stderr)
         return 2
+    if lacks:
+        print(lacks, file=sys.stderr)
+        return 1
     for path in compile_in(folder):
         print(path)
     return 0

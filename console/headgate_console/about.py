@@ -10,19 +10,22 @@ from click.shell_completion import get_completion_class
 from headgate.version import __version__
 from headgate_console import options
 from headgate_console.print import API_VERSION
+from headgate_router.datapath import data_path
 
 
 @options.verb()
 @options.output("table", "json", "yaml")
 def version(output: str) -> None:
-    """Say which version this is."""
+    """Say which version this is, and whether its router's data path is Python or compiled."""
     document = {
         "apiVersion": API_VERSION,
         "kind": "Version",
         "version": __version__,
         "python": platform.python_version(),
+        "dataPath": data_path(),
     }
-    options.emit(document, output, lambda: [f"headgate {__version__} (Python {platform.python_version()})"])
+    line = f"headgate {__version__} (Python {platform.python_version()}, data path: {data_path()})"
+    options.emit(document, output, lambda: [line])
 
 
 @options.verb()

@@ -5,6 +5,9 @@
 Prints one reference per image and writes dist/images.json: {"router": {"image": ..., "digest": ...}, ...}. Packages
 come from the machine's own index (or --wheels FOLDER, then no index is asked), in the versions and hashes of
 requirements.lock, for the base's Python and machine. Refuses to build on a base whose Python is too old.
+
+The router's data path is compiled in a stage of its own, where the base has a C compiler or apt-get, or on --compiler
+IMAGE. Where there is none the images are plain Python, a line says so, and everything works the same.
 """
 
 from __future__ import annotations
@@ -27,8 +30,14 @@ DIST = ROOT / "dist"
 BASE = "docker.io/library/python:3.12-slim"
 NAMES = ("router", "runner", "controller")  # each is made from the one before
 RUNNER = ["uv", "obstore"]  # what a build needs beside our own: an installer, and the extra `s3`
+COMPILER = ["mypy", "setuptools"]
 OLDEST = (3, 11)
 SAYS = "import platform, sys; print(platform.machine(), *sys.version_info[:2])"
+FOUND = """
+import pathlib
+from headgate_router.datapath import data_path
+print(data_path(), pathlib.Path("/opt/headgate/machine-code-lacks").read_text())
+"""
 HEADGATE = """#!/opt/headgate/venv/bin/python -P
 import sys
 
@@ -41,8 +50,8 @@ sys.exit(main())
 class Tool(Protocol):
     """What makes images here."""
 
-    def says(self, base: str) -> str:
-        """What the base's own Python answers to SAYS."""
+    def says(self, image: str, program: str = SAYS) -> str:
+        """What the image's own Python prints."""
         ...
 
     def build(self, name: str, reference: str, context: Path, arguments: dict[str, str]) -> None: ...
@@ -61,10 +70,10 @@ class Buildah:
             self._env["BUILDAH_ISOLATION"] = "chroot"  # inside another container there is no other one
             self._env.setdefault("STORAGE_DRIVER", "vfs")
 
-    def says(self, base: str) -> str:
-        container = self._run("from", *self._tls, base)
+    def says(self, image: str, program: str = SAYS) -> str:
+        container = self._run("from", *self._tls, image)
         try:
-            return self._run("run", container, "--", "python3", "-c", SAYS)
+            return self._run("run", container, "--", "python3", "-c", program)
         finally:
             self._run("rm", container)
 
@@ -90,8 +99,8 @@ class Docker:
         if insecure:
             print("docker: a registry without TLS is named in the daemon's own insecure-registries", file=sys.stderr)
 
-    def says(self, base: str) -> str:
-        return self._run("run", "--rm", "--entrypoint", "python3", base, "-c", SAYS)
+    def says(self, image: str, program: str = SAYS) -> str:
+        return self._run("run", "--rm", "--entrypoint", "python3", image, "-c", program)
 
     def build(self, name: str, reference: str, context: Path, arguments: dict[str, str]) -> None:
         given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
@@ -116,8 +125,12 @@ def tool(insecure: bool) -> Tool:
     raise SystemExit("neither buildah nor a running docker is here: install one (Debian: apt-get install buildah)")
 
 
-def layers(into: Path, says: str, wheels: Path | None) -> None:
-    """One folder per layer of packages: base, headgate, runner, controller. No file is in two of them."""
+def layers(into: Path, says: str, wheels: Path | None, *, compiled: bool = False) -> None:
+    """One folder per layer of packages: base, headgate, runner, controller. No file is in two of them.
+
+    Args:
+        compiled: with a folder of what the data path is compiled with, which ends up in no image.
+    """
     machine, major, minor = says.split()
     if (int(major), int(minor)) < OLDEST:
         raise SystemExit(f"the base has Python {major}.{minor}; Headgate needs {OLDEST[0]}.{OLDEST[1]} or newer")
@@ -126,7 +139,11 @@ def layers(into: Path, says: str, wheels: Path | None) -> None:
     common = ["--python-version", f"{major}.{minor}", "--python-platform", f"{machine}-unknown-linux-gnu"]
     command = [uv.find_uv_bin(), "pip", "install", "--quiet", "--only-binary", ":all:", *common, *index]
     packages = {"base": [f"{wheel}[otlp]"], "runner": RUNNER, "controller": [f"{wheel}[cluster,otlp,s3]"]}
+    packages["compiler"] = COMPILER if compiled else []
     for name, asked in packages.items():
+        (into / name).mkdir(parents=True)
+        if not asked:
+            continue
         constraint = ["--constraint", str(ROOT / "requirements.lock")]
         run([*command, *constraint, "--target", str(into / name), *asked], dict(os.environ))
     (into / "headgate").mkdir()
@@ -143,13 +160,24 @@ def layers(into: Path, says: str, wheels: Path | None) -> None:
 
 
 def wheel_of_headgate() -> Path:
+    environ = {**os.environ, "HEADGATE_COMPILE": ""}  # machine code of this machine is not the image's
     with tempfile.TemporaryDirectory() as scratch:
-        run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", scratch], dict(os.environ), ROOT)
+        run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", scratch], environ, ROOT)
         (made,) = Path(scratch).glob("*.whl")
         into = DIST / made.name
         DIST.mkdir(exist_ok=True)
         shutil.copy2(made, into)
     return into
+
+
+def data_path(said: str, compiler: str) -> str:
+    """A line for whoever builds. Ends the build where a compiler was named and the image has nothing of it."""
+    found, _, lacks = said.partition(" ")
+    if found != "compiled" and compiler:
+        raise SystemExit(
+            f"{compiler} compiled nothing that the base can use: {lacks or 'is its Python another version?'}"
+        )
+    return f"{found} ({lacks})" if lacks else found
 
 
 def subtract(upper: Path, lower: Path) -> None:
@@ -176,6 +204,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--registry", required=True, help="as in registry.example/team")
     parser.add_argument("--tag", default="", help="default: the version")
     parser.add_argument("--base", default=BASE, help="has Python 3.11 or newer and a shell; best by digest")
+    parser.add_argument("--compiler", default="", help="the base, or one like it, with a C compiler; default: the base")
+    parser.add_argument("--plain", action="store_true", help="do not compile the router's data path")
     parser.add_argument("--wheels", type=Path, help="a folder of wheels, where no package index can be reached")
     parser.add_argument("--push", action="store_true")
     parser.add_argument("--insecure", action="store_true", help="the registry speaks plain HTTP")
@@ -183,13 +213,22 @@ def main(argv: Sequence[str]) -> int:
     made: dict[str, dict[str, str]] = {}
     maker = tool(given.insecure)
     with tempfile.TemporaryDirectory() as scratch:
-        layers(Path(scratch, "layers"), maker.says(given.base), given.wheels)
+        layers(Path(scratch, "layers"), maker.says(given.base), given.wheels, compiled=not given.plain)
+        shutil.copy2(ROOT / "install/compile.py", scratch)
         version = run([sys.executable, "-m", "hatchling", "version"], dict(os.environ), ROOT)
         commit = run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], dict(os.environ))
         for name in NAMES:
             reference = f"{given.registry}/headgate-{name}:{given.tag or version}"
-            arguments = {"BASE": given.base, "VERSION": version, "REVISION": commit}
+            arguments = {
+                "BASE": given.base,
+                "COMPILER": given.compiler or given.base,
+                "VERSION": version,
+                "REVISION": commit,
+            }
             maker.build(name, reference, Path(scratch), arguments)
+            if name == "router":
+                path = data_path(maker.says(reference, FOUND), given.compiler)
+                print(f"router's data path: {path}", file=sys.stderr)
             digest = maker.push(reference) if given.push else ""
             pinned = f"{reference.rpartition(':')[0]}@{digest}" if digest else reference
             made[name] = {"image": pinned, "tag": reference, "digest": digest}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
@@ -17,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from headgate.version import __version__
 from headgate_router import headers, refusals
-from headgate_router.dataplanes.builtin import protocol
+from headgate_router.datapath import data_path
 from headgate_router.dataplanes.builtin.client import UpstreamError
 from headgate_router.request import SWAGGER, place, suffix
 from headgate_router.routes import LiveRoute, Routes
@@ -106,11 +105,6 @@ def build(routes: Routes, collector: Collector, unready: Callable[[], str] = lam
         return Response(own, media_type="application/json") if own else JSONResponse(_described(live))
 
     return app
-
-
-def data_path() -> str:
-    """`compiled` or `python`: what requests are passed on by."""
-    return "python" if Path(str(protocol.__file__)).suffix == ".py" else "compiled"
 
 
 def _refusal(refusal: refusals.Refusal) -> Response:

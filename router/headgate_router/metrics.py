@@ -12,7 +12,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from headgate.evidence import bucket_ms
+from headgate.version import __version__
 from headgate_router.count import Book, Slots
+from headgate_router.datapath import data_path
 from headgate_router.feed import Feed
 from headgate_router.mirror import Mirrors
 from headgate_router.routes import Routes
@@ -150,6 +152,9 @@ class RouterCollector(Collector):
         yield from self._tunnels(self._book.tunnels)
         yield self._gauge("mirror_running", "Copies being sent", self._mirrors.running)
         yield self._gauge("table_generation", "Of the table served by; 0: none", table.generation if table else 0)
+        build = InfoMetricFamily(f"{PREFIX}_build", "What passes requests on", labels=["worker"])
+        build.add_metric([self._worker], {"version": __version__, "data_path": data_path()})
+        yield build
         info = InfoMetricFamily(f"{PREFIX}_table", "The table served by", labels=["worker"])
         info.add_metric([self._worker], {"hash": table.hash if table else "", "commit": table.commit if table else ""})
         yield info

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate_router.app import data_path
+from headgate_router.datapath import data_path
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUTER = ROOT / "router"

@@ -18,9 +18,10 @@ import pytest
 import envoyplane
 from headgate.evidence import Batch, PairKind, add
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable, seal
+from headgate.version import __version__
 from headgate_kit import listen
 from headgate_kit.layout import DataFolder
-from headgate_router.app import data_path
+from headgate_router.datapath import data_path
 from headgate_router.dataplanes.builtin.guard import Guarded
 from headgate_router.dataplanes.builtin.protocol import CallerConnection
 from headgate_router.main import ASGI, BUILTIN, ENVOY, Settings, Worker
@@ -928,6 +929,8 @@ def test_health_metrics_and_documents(tmp_path: Path) -> None:
                 'headgate_router_request_duration_seconds_bucket{deployment="rev-name",endpoint="e",le="+Inf"' in text
             )
             assert 'headgate_router_table_generation{worker="router-0"} 1.0' in text
+            built = f'data_path="{data_path()}",version="{__version__}",worker="router-0"'
+            assert f"headgate_router_build_info{{{built}}} 1.0" in text
 
     run(scenario())
 

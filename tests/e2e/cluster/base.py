@@ -1,6 +1,8 @@
 """A base image for a machine that can reach no image registry: this host's Python, git, ssh and a shell, by copy.
 
-    python tests/e2e/cluster/base.py REGISTRY/NAME:TAG [--python FILE ...]     prints REGISTRY/NAME@sha256:...
+    python tests/e2e/cluster/base.py REGISTRY/NAME:TAG [--python FILE ...] [--compiler]
+
+Prints REGISTRY/NAME@sha256:...
 
 Needs buildah, and a Debian-like host on which this interpreter runs. Stands in for `python:3.X-slim`, which is what
 `make images` is given elsewhere; never published. Copies only files of the host, runs nothing of them.
@@ -14,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,8 +34,12 @@ GIT = (
 LIBRARIES = (
     "libgcc_s.so.1", "libstdc++.so.6", "libgomp.so.1", "libpthread.so.0", "libdl.so.2", "librt.so.1",
     "libutil.so.1", "libm.so.6", "libz.so.1", "libexpat.so.1", "libresolv.so.2", "libnss_dns.so.2",
-    "libnss_files.so.2",
+    "libnss_files.so.2", "libmvec.so.1",
 )  # fmt: skip
+# With --compiler: of gcc and binutils, and what is linked to; for `--compiler` of install/images/build.py.
+COMPILER = ("as", "gcc", "ld")
+OF_GCC = ("cc1", "collect2", "lto-wrapper")
+LINKED = ("crt1.o", "crti.o", "crtn.o", "Scrt1.o", "libc.so", "libc_nonshared.a", "libm.so", "libpthread.a", "libdl.a")
 NOT_COPIED = ("test", "idlelib", "tkinter", "turtledemo", "lib2to3", "site-packages", "config-*", "__pycache__")
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 FILES = {
@@ -43,8 +50,8 @@ FILES = {
 }
 
 
-def fill(root: Path, more: Sequence[str]) -> None:
-    """A root file system in an empty folder; `more`: other interpreters."""
+def fill(root: Path, more: Sequence[str], *, compiler: bool = False) -> None:
+    """A root file system in an empty folder; `more`: other interpreters; `compiler`: gcc and the headers it needs."""
     for name in (
         "usr/bin",
         "usr/lib",
@@ -67,6 +74,8 @@ def fill(root: Path, more: Sequence[str]) -> None:
     binaries = [*_python(root, sys.executable, named=("python3", "python")), *_programs(root), *_git(root)]
     for interpreter in more:
         binaries += _python(root, interpreter)
+    if compiler:
+        binaries += _compiler(root)
     _libraries(root, binaries)
     (root / "etc/ssl/certs").mkdir(parents=True)
     shutil.copy2(CERTIFICATES, root / "etc/ssl/certs/ca-certificates.crt")
@@ -108,6 +117,26 @@ def _git(root: Path) -> list[Path]:
             shutil.copy2(program.resolve(), into / program.name)
     shutil.copytree("/usr/share/git-core/templates", root / "usr/share/git-core/templates")
     return there
+
+
+def _compiler(root: Path) -> list[Path]:
+    headers = Path(sysconfig.get_path("include"))
+    shutil.copytree(headers, root / "usr/local/include" / headers.name)
+    shutil.copytree("/usr/include", root / "usr/include", ignore=shutil.ignore_patterns("c++", "python*"))
+    programs = [Path("/usr/bin", name) for name in COMPILER]
+    for program in programs:
+        shutil.copy2(program.resolve(), root / "usr/bin" / program.name)
+    folder = Path(_run("gcc", "-print-libgcc-file-name").strip()).resolve().parent
+    into = root / folder.relative_to("/")
+    shutil.copytree(folder / "include", into / "include")
+    of_gcc = [folder / name for name in OF_GCC]
+    for file in [*of_gcc, *folder.glob("crt*.o"), *folder.glob("libgcc*"), *folder.glob("liblto_plugin*")]:
+        shutil.copy2(file, into / file.name)
+    target = root / "usr/lib" / _run("gcc", "-print-multiarch").strip()
+    target.mkdir(parents=True, exist_ok=True)
+    for name in LINKED:
+        shutil.copy2(_run("gcc", f"-print-file-name={name}").strip(), target / name)
+    return [*programs, *of_gcc]
 
 
 def _libraries(root: Path, binaries: Iterable[Path]) -> None:
@@ -156,12 +185,13 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="A base image made of this host's Python, and pushed.")
     parser.add_argument("reference", help="REGISTRY/NAME:TAG, of a registry that speaks plain HTTP")
     parser.add_argument("--python", action="append", default=[], help="another interpreter of this host, for models")
+    parser.add_argument("--compiler", action="store_true", help="with this host's gcc, to compile on")
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch, "root")
         root.mkdir()
         root.chmod(0o755)
-        fill(root, given.python)
+        fill(root, given.python, compiler=given.compiler)
         digest = push(root, given.reference)
     print(f"{given.reference.rpartition(':')[0]}@{digest}")
     return 0
