@@ -105,10 +105,12 @@ bench-cluster: setup  ## A thousand endpoints on the cluster of KUBECONFIG; writ
 docs: setup  ## Regenerate what is made from code in docs/ and repo-template/; check links
 	$(BIN)/python docs/generate.py
 
-# make images REGISTRY=registry.example/team TAG=0.1 BASE=... PUSH=1   (INSECURE=1: plain HTTP; WHEELS=folder: no index)
+# make images REGISTRY=registry.example/team TAG=0.1 BASE=... PUSH=1   (INSECURE=1: plain HTTP; WHEELS=folder: no index;
+#             COMPILER=...: what the data path is compiled on; PLAIN=1: it is not)
 images: setup  ## Build the images of router, runner and controller with buildah or docker; digests in dist/images.json
 	$(BIN)/python install/images/build.py --registry $(REGISTRY) $(if $(TAG),--tag $(TAG)) $(if $(BASE),--base $(BASE)) \
-		$(if $(WHEELS),--wheels $(WHEELS)) $(if $(PUSH),--push) $(if $(INSECURE),--insecure)
+		$(if $(COMPILER),--compiler $(COMPILER)) $(if $(PLAIN),--plain) $(if $(WHEELS),--wheels $(WHEELS)) \
+		$(if $(PUSH),--push) $(if $(INSECURE),--insecure)
 
 lock: setup  ## Resolve requirements.lock again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

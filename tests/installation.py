@@ -89,8 +89,8 @@ def within(seconds: float, condition: Callable[[], Any], what: str) -> Any:
 class Installation:
     """Headgate in a namespace of its own, an endpoints repo that a pod serves, and somebody who pushes to it."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.namespace = f"hg-install-{uuid.uuid4().hex[:6]}"
+    def __init__(self, folder: Path, stack: ExitStack, namespace: str = "") -> None:
+        self.namespace = namespace or f"hg-install-{uuid.uuid4().hex[:6]}"
         self.folder = folder
         self.work = folder / "endpoints"
         self.images: Mapping[str, Mapping[str, str]] = json.loads(IMAGES.read_text())
@@ -187,14 +187,20 @@ class Installation:
             "items": [pod, {"kind": "Service", "apiVersion": "v1", "metadata": {"name": "git"}, "spec": service}],
         }
 
-    def install(self, **sets: str) -> None:
+    def helm(self, *arguments: str) -> str:
         program = helm()
         assert program is not None
+        command = [program, "-n", self.namespace, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def install(self, **sets: str) -> None:
         values = {
             "repo.url": f"git://git.{self.namespace}:9418/endpoints.git",
             "registry.url": f"{REGISTRY}/{self.namespace}",
             "registry.insecure": "true",
-            "registry.address": self._registry_address(),
+            "registry.address": self.registry_address(),
             "controller.persistence.enabled": str(CLAIMS).lower(),
             "controller.persistence.size": "100Mi",
             "builds.memory": "512Mi",
@@ -213,14 +219,12 @@ class Installation:
             for key, value in values.items()
             for word in ("--set-string" if "digest" in key else "--set", f"{key}={value}")
         ]
-        command = [program, "upgrade", "--install", "headgate", str(ROOT / "install/chart"), "-n", self.namespace]
-        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
+        self.helm("upgrade", "--install", "headgate", str(ROOT / "install/chart"), *words)
 
     def _name(self, part: str) -> str:
         return self.images[part]["image"].partition("@")[0]
 
-    def _registry_address(self) -> str:
+    def registry_address(self) -> str:
         """A registry on this machine's loopback is not reached from pods: then a forwarder stands for it."""
         host, _, port = REGISTRY.partition("/")[0].partition(":")
         if host not in ("127.0.0.1", "localhost"):

@@ -174,9 +174,8 @@ def data_path(said: str, compiler: str) -> str:
     """A line for whoever builds. Ends the build where a compiler was named and the image has nothing of it."""
     found, _, lacks = said.partition(" ")
     if found != "compiled" and compiler:
-        raise SystemExit(
-            f"{compiler} compiled nothing that the base can use: {lacks or 'is its Python another version?'}"
-        )
+        why = lacks or "is its Python of another version?"
+        raise SystemExit(f"{compiler} compiled nothing that the base can use: {why}")
     return f"{found} ({lacks})" if lacks else found
 
 

@@ -1,11 +1,13 @@
-"""What `make compile` makes, and that a run that asks for it is served by it."""
+"""What `make compile` and a wheel with HEADGATE_COMPILE=1 make, and that a run that asks for it is served by it."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import runpy
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,35 @@ def test_a_compiled_router_says_so() -> None:
 @compiled
 def test_a_compiled_router_needs_no_tool_of_the_compiler() -> None:
     assert not {"mypyc", "librt", "mypy"} & set(sys.modules)
+
+
+def wheel(into: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(into)]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
+
+
+def test_a_wheel_is_for_every_machine_unless_machine_code_is_asked_for(tmp_path: Path) -> None:
+    done = wheel(tmp_path, HEADGATE_COMPILE="")
+    assert done.returncode == 0, done.stderr
+    (made,) = tmp_path.iterdir()
+    assert made.name.endswith("-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(made).namelist() if name.endswith(".so")]
+
+
+def test_a_wheel_that_cannot_have_the_machine_code_it_was_asked_for_is_not_made(tmp_path: Path) -> None:
+    done = wheel(tmp_path, HEADGATE_COMPILE="1", CC="no-such-compiler")
+    assert done.returncode != 0
+    assert "HEADGATE_COMPILE=1: no C compiler: `no-such-compiler` is not on the PATH" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@compiled
+def test_a_wheel_that_was_asked_to_has_each_module_twice_and_says_what_it_is_for(tmp_path: Path) -> None:
+    done = wheel(tmp_path, HEADGATE_COMPILE="1")
+    assert done.returncode == 0, done.stderr
+    (made,) = tmp_path.iterdir()
+    assert f"-cp{sys.version_info[0]}{sys.version_info[1]}-" in made.name
+    names = zipfile.ZipFile(made).namelist()
+    for module in MODULES:
+        assert f"headgate_router/{module}.py" in names
+        assert [name for name in names if name.startswith(f"headgate_router/{module}.") and name.endswith(".so")]

@@ -46,6 +46,33 @@ def test_a_command_that_fails_ends_the_build_with_its_own_words(build: ModuleTyp
         build.run(["sh", "-c", "echo the reason >&2; exit 7"], {"PATH": "/usr/bin:/bin"})
 
 
+def test_an_image_says_why_its_data_path_is_python(build: ModuleType) -> None:
+    assert build.data_path("compiled", "") == "compiled"
+    assert build.data_path("python no C compiler: `gcc` is not on the PATH", "") == (
+        "python (no C compiler: `gcc` is not on the PATH)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        pytest.param("python no headers of Python 3.12: x", "no headers of Python 3.12: x", id="nothing was compiled"),
+        pytest.param("python", "is its Python of another version", id="what was compiled is not used"),
+    ],
+)
+def test_a_compiler_that_was_named_and_is_of_no_use_ends_the_build(build: ModuleType, said: str, why: str) -> None:
+    with pytest.raises(SystemExit, match=why):
+        build.data_path(said, "registry.example/compiler:1")
+
+
+@pytest.mark.parametrize("name", ["router", "runner", "controller"])
+def test_no_image_is_made_on_the_compiler(name: str) -> None:
+    bases = {stage: source for source, stage in re.findall(r"^FROM (\S+) AS (\S+)", CONTAINERFILE, flags=re.M)}
+    while name in bases:
+        name = bases[name]
+    assert name == "${BASE}"
+
+
 @pytest.mark.parametrize("name", ["router", "runner", "controller"])
 def test_an_image_is_a_stage_that_runs_as_nobody_in_particular(build: ModuleType, name: str) -> None:
     assert name in build.NAMES

@@ -35,6 +35,15 @@ http://headgate-controller.{{ .Release.Namespace }}:7070
 {{- if .Values.router.url -}}
 {{ .Values.router.url }}
 {{- else -}}
-{{ if .Values.router.tls.secretName }}https{{ else }}http{{ end }}://headgate-router.{{ .Release.Namespace }}{{ if ne (int .Values.router.service.port) 80 }}:{{ .Values.router.service.port }}{{ end }}
+{{- $usual := eq (include "headgate.router-port" .) (ternary "443" "80" (ne .Values.router.tls.secretName "")) -}}
+{{ include "headgate.router-scheme" . | lower }}://headgate-router.{{ .Release.Namespace }}{{ if not $usual }}:{{ include "headgate.router-port" . }}{{ end }}
 {{- end -}}
+{{- end }}
+
+{{- define "headgate.router-scheme" -}}
+{{ if .Values.router.tls.secretName }}HTTPS{{ else }}HTTP{{ end }}
+{{- end }}
+
+{{- define "headgate.router-port" -}}
+{{ .Values.router.service.port | default (ternary 443 80 (ne .Values.router.tls.secretName "")) | int }}
 {{- end }}

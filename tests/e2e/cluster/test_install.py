@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,13 @@ from installation import CLAIMS, Installation, Recorder, ask, within
 
 FIRST_S = 180.0  # the promise: install → first endpoint answering
 ROLLOUT_S = 120.0
+# What an upgrade goes to; without it only the pods are others.
+OTHER_IMAGES = os.environ.get("HEADGATE_E2E_OTHER_IMAGES", "")
+OTHER = (
+    {f"{part}.image.digest": image["digest"] for part, image in json.loads(Path(OTHER_IMAGES).read_text()).items()}
+    if OTHER_IMAGES
+    else {}
+)
 SETTINGS = {"engine": "pods", "resources.enabled": "true", "nodes.read": "true"}
 
 
@@ -114,21 +123,32 @@ needs_claims = pytest.mark.skipif(
 )
 
 
-@needs_claims
-def test_an_upgrade_of_headgate_costs_no_answer_and_restarts_no_model(installed: Installation) -> None:
-    def models() -> set[str]:
-        found = installed.get("pods", selector="headgate.dev/part=model")["items"]
-        return {str(pod["metadata"]["uid"]) for pod in found if not pod["metadata"].get("deletionTimestamp")}
+def running(installed: Installation, part: str) -> set[str]:
+    """Pods that are not about to end."""
+    found = installed.get("pods", selector=f"headgate.dev/part={part}")["items"]
+    return {str(pod["metadata"]["uid"]) for pod in found if not pod["metadata"].get("deletionTimestamp")}
 
-    settled_models = within(30, lambda: len(models()) and models(), "models run")
+
+@needs_claims
+@pytest.mark.parametrize("how", ["upgrade", "rollback"])
+def test_another_version_of_headgate_costs_no_answer_and_restarts_no_model(installed: Installation, how: str) -> None:
+    models = within(30, lambda: running(installed, "model"), "models run")
+    before = {part: running(installed, part) for part in ("router", "controller")}
     with callers(installed) as seen:
-        installed.install(**{"controller.podAnnotations.upgraded": "a", "router.podAnnotations.upgraded": "a"})
-        installed.kubectl("rollout", "status", "deployment/headgate-router", "--timeout=110s")
-        installed.kubectl("rollout", "status", "deployment/headgate-controller", "--timeout=110s")
-    installed.note("requests during the upgrade", float(sum(seen.values())))
+        if how == "upgrade":
+            marks = {f"{part}.podAnnotations.upgraded": "a" for part in before}
+            installed.install(**marks, **OTHER)
+        else:
+            installed.helm("rollback", "headgate")
+        for part in before:
+            installed.kubectl("rollout", "status", f"deployment/headgate-{part}", "--timeout=110s")
+        assert said(installed)[0] == 200
+    for part, pods in before.items():
+        assert not pods & running(installed, part), f"every {part} is another pod"
+    installed.note(f"requests during the {how}", float(sum(seen.values())))
     assert set(seen) == {200}, seen
     assert sum(seen.values()) > 100
-    assert settled_models <= models()
+    assert running(installed, "model") == models
 
 
 def test_each_rule_of_the_roles_is_granted_and_none_is_more(installed: Installation) -> None:
