@@ -66,7 +66,11 @@ def trouble(status: SystemStatus) -> list[str]:
         said.append(f"the repo cannot be read, the last good state serves on: {status.repo_error}")
     if status.commit != status.handled:
         said.append(f"commit {short(status.commit)} is seen, {short(status.handled)} is acted on")
-    said += [f"router worker {w.worker} is lost for {age(w.age_s)}" for w in status.workers if w.lost]
+    said += [
+        f"router worker {w.worker} is lost for {age(w.age_s)}" + ("; it runs, so steps wait for it" if w.waited else "")
+        for w in status.workers
+        if w.lost
+    ]
     said += [f"drift: {text}" for text in status.drift]
     found = [*status.findings, *(f for e in status.endpoints for f in e.findings)]
     return [*([""] if said or found else []), *said, *finding_lines(found)]

@@ -37,7 +37,7 @@ from headgate_controllers.heads import Heads
 from headgate_controllers.reconcile import REPO, Reconciler
 from headgate_controllers.records.sqlite import SqliteRecord
 from headgate_controllers.repo import EndpointsRepo
-from headgate_controllers.routes import Routes, Workers
+from headgate_controllers.routes import Routes
 from headgate_controllers.routes import status as table_status
 from headgate_controllers.secrets import KeyStore
 from headgate_controllers.status import agrees_with_git, endpoint_status, rollout_status
@@ -45,6 +45,7 @@ from headgate_controllers.tokens import Issued, Signers, wrong_mode
 from headgate_controllers.traces import emit
 from headgate_controllers.verdicts import Verdicts
 from headgate_controllers.verify import drift
+from headgate_controllers.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Controller:
 
     def exchanged(self, message: ExchangeRequest) -> None:
         """One exchange of a router worker: stores its batches, and wakes whoever waited for it."""
-        changed = self.workers.heard(message)
+        changed = self.workers.heard(message, self.routes.table.generation)
         touched = set(self.evidence.receive(message))
         if changed:
             touched |= {head.endpoint for head in self.heads.all() if head.active}

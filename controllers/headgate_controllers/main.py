@@ -45,9 +45,11 @@ from headgate_controllers.records.sqlite import SqliteRecord
 from headgate_controllers.repo import EndpointsRepo
 from headgate_controllers.resolve import Outsiders
 from headgate_controllers.room import room
-from headgate_controllers.routes import Routes, Workers
+from headgate_controllers.roster import Processes, Roster
+from headgate_controllers.routes import Routes
 from headgate_controllers.secrets import KeyStore
 from headgate_controllers.tokens import Signers
+from headgate_controllers.workers import Workers
 from headgate_kit import log, telemetry
 from headgate_policies import admission, idle
 
@@ -147,6 +149,7 @@ class Parts:
     collector: Collector
     outsiders: Outsiders
     leftovers: Leftovers
+    roster: Roster
     resources: Resources | None = None  # None: the record is shown nowhere else
 
     def start(self) -> None:
@@ -175,6 +178,7 @@ class Parts:
                 for revision in head.revisions:
                     self.platform.remove(head.endpoint, revision)
         self.platform.close()
+        self.roster.close()
         self.record.close()
 
 
@@ -185,7 +189,8 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
     if options.platform == "kubernetes":
         _restore(record, secrets)
     heads = Heads(record, clock)
-    routes, workers = Routes(record), Workers(clock)
+    roster = _roster(options)
+    routes, workers = Routes(record), Workers(clock, record, roster)
     evidence = Evidence(record, heads, clock)
     repo = EndpointsRepo(options.repo, data.mirror, options.branch, options.credentials)
     gates = adapters.gates()
@@ -290,7 +295,29 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         wake=wake,
     )
     leftovers = Leftovers(data, heads.all, clock)
-    return Parts(controller, reconciler, repo, engine, platform, acts, record, collector, outsiders, leftovers, shown)
+    return Parts(
+        controller=controller,
+        reconciler=reconciler,
+        repo=repo,
+        engine=engine,
+        platform=platform,
+        acts=acts,
+        record=record,
+        collector=collector,
+        outsiders=outsiders,
+        leftovers=leftovers,
+        roster=roster,
+        resources=shown,
+    )
+
+
+def _roster(options: Options) -> Roster:
+    if options.platform != "kubernetes":
+        return Processes(options.data)
+    from headgate_controllers.platforms.kubernetes.routers import Pods
+    from headgate_kit.kube.client import Cluster
+
+    return Pods(Cluster.connect())
 
 
 def _restore(record: SqliteRecord, secrets: KeyStore) -> None:

@@ -28,7 +28,8 @@ from headgate_controllers.acts import Acts
 from headgate_controllers.commits import Commits
 from headgate_controllers.heads import Heads
 from headgate_controllers.judge import Judge
-from headgate_controllers.routes import Routes, Workers
+from headgate_controllers.routes import Routes
+from headgate_controllers.workers import Workers
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The route table that routers are given, and which router workers serve which generation.
+"""The route table that routers are given. Which of them serve by it: `workers.py`.
 
 A generation is raised only when some route says something else than before; a route keeps the generation in which it
 last changed, because evidence is counted by it.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from headgate import codec
-from headgate.control import LEASE_S, ExchangeRequest, RouteStatus, TableStatus, WorkerStatus
+from headgate.control import RouteStatus, TableStatus, WorkerStatus
 from headgate.routing import same
 from headgate.table import EndpointRoute, RouteTable, seal
 from headgate_controllers.records.sqlite import SqliteRecord
@@ -92,55 +92,3 @@ def status(
             for row in route.revisions
         ]
     return TableStatus(table.generation, table.hash, table.commit, acked, tuple(rows), workers)
-
-
-@dataclass(slots=True)
-class _Worker:
-    boot: str
-    acked: int
-    heard_at: float
-    in_flight: int
-    refused: tuple[str, ...]
-
-
-class Workers:
-    """Leases of router workers. A worker not heard of for `LEASE_S` is lost: reported, not waited for."""
-
-    FORGET_S = 600.0  # a lost worker is listed this long
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._workers: dict[str, _Worker] = {}
-
-    def heard(self, request: ExchangeRequest) -> bool:
-        """Takes note of an exchange; True when what the workers ack together may have changed."""
-        acked = request.acked.generation if request.acked else 0
-        with self._lock:
-            before = self._workers.get(request.worker)
-            self._workers[request.worker] = _Worker(
-                request.boot, acked, self._clock(), request.in_flight, request.refused
-            )
-        return before is None or before.acked != acked or before.boot != request.boot
-
-    def acked(self) -> int:
-        """The generation that every leased worker serves; 0 when none is leased."""
-        now = self._clock()
-        with self._lock:
-            leased = [w.acked for w in self._workers.values() if now - w.heard_at <= LEASE_S]
-        return min(leased, default=0)
-
-    def status(self) -> tuple[WorkerStatus, ...]:
-        now = self._clock()
-        with self._lock:
-            for name in [n for n, w in self._workers.items() if now - w.heard_at > self.FORGET_S]:
-                del self._workers[name]
-            return tuple(
-                WorkerStatus(name, w.boot, w.acked, round(now - w.heard_at, 3), w.in_flight, now - w.heard_at > LEASE_S)
-                for name, w in sorted(self._workers.items())
-            )
-
-    def refusals(self) -> tuple[str, ...]:
-        """Why workers refuse the table they were offered."""
-        with self._lock:
-            return tuple(f"{name}: {why}" for name, w in sorted(self._workers.items()) for why in w.refused)

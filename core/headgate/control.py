@@ -134,6 +134,7 @@ class WorkerStatus:
     age_s: float  # since it was last heard of
     in_flight: int
     lost: bool
+    waited: bool = True  # nothing is acked by all before it acks it; a lost one is when it is known to run
 
 
 @dataclass(frozen=True, slots=True)

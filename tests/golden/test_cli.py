@@ -185,7 +185,7 @@ TROUBLED = system(
     endpoints=(endpoint(), endpoint(name="fraud", state="Healthy", sync="Rejected", findings=(TRAFFIC_SUM,))),
     commit="ffff0000ffff0000",
     repo_error="connection refused",
-    workers=(WorkerStatus("router-1", "b", 11, 93.0, 0, True),),
+    workers=(WorkerStatus("router-1", "b", 11, 93.0, 0, True, False),),
     drift=("diabetes: the routers count 40 % for green, the table says 5 %",),
 )
 
@@ -206,7 +206,7 @@ TABLE = TableStatus(
     workers=(
         WorkerStatus("router-0", "b0", 41, 0.2, 3, False),
         WorkerStatus("router-1", "b1", 40, 0.4, 1, False),
-        WorkerStatus("router-2", "b2", 12, 60.0, 0, True),
+        WorkerStatus("router-2", "b2", 12, 60.0, 0, True, False),
     ),
 )
 

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
+from headgate_controllers.platforms.kubernetes.routers import ROUTERS
 from headgate_pipelines.engines.settings import from_environment
 
 INSTALL = Path(__file__).parents[2] / "install"
@@ -113,3 +114,17 @@ def test_what_the_chart_tells_the_controller_of_ops_can_be_read() -> None:
     env = controller["spec"]["template"]["spec"]["containers"][0]["env"]
     settings = from_environment({e["name"]: str(e["value"]) for e in env if "value" in e})
     assert (settings.image, settings.account, settings.build_memory) == ("headgate-runner:0.1.0", "headgate-op", "4Gi")
+
+
+def test_the_controller_finds_the_router_pods_that_the_chart_makes() -> None:
+    manifests = list(yaml.safe_load_all((INSTALL / "install.yaml").read_text()))
+    deployments = [m for m in manifests if m["kind"] == "Deployment"]
+    wanted = dict(pair.split("=") for pair in ROUTERS.split(","))
+    found = [
+        d["metadata"]["name"]
+        for d in deployments
+        if wanted.items() <= d["spec"]["template"]["metadata"]["labels"].items()
+    ]
+    assert found == ["headgate-router"]
+    router = next(d for d in deployments if d["metadata"]["name"] == "headgate-router")["spec"]["template"]["spec"]
+    assert "--worker=$(POD_NAME)" in router["containers"][0]["args"], "a worker is named as its pod"

@@ -1,4 +1,4 @@
-"""The published table and the leases of router workers. On a real record."""
+"""The published table. On a real record."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from headgate.control import LEASE_S, Ack, ExchangeRequest
 from headgate.evidence import PairKind
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable, problems
 from headgate_controllers.records.sqlite import SqliteRecord
-from headgate_controllers.routes import Routes, Workers, status
+from headgate_controllers.routes import Routes, status
 
 
 @pytest.fixture
@@ -78,58 +77,3 @@ def test_a_table_is_recorded_before_anybody_sees_it(record: SqliteRecord) -> Non
     routes.listen(lambda _: stored.append(Routes(record).table))
     routes.publish({"a": route("a")}, "c1")
     assert stored == [routes.table]
-
-
-def exchange(worker: str, generation: int | None, boot: str = "b", refused: tuple[str, ...] = ()) -> ExchangeRequest:
-    acked = None if generation is None else Ack(generation, "h")
-    return ExchangeRequest(worker, boot, 0, acked, refused=refused, in_flight=3)
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_a_generation_is_acked_when_the_slowest_leased_worker_serves_it() -> None:
-    clock = Clock()
-    workers = Workers(clock)
-    assert workers.acked() == 0, "nobody leased: nothing is proven"
-    workers.heard(exchange("router-0", 7))
-    assert workers.acked() == 7
-    workers.heard(exchange("router-1", None))
-    assert workers.acked() == 0
-    workers.heard(exchange("router-1", 6))
-    assert workers.acked() == 6
-
-
-def test_a_lost_worker_is_reported_and_not_waited_for_and_forgotten_later() -> None:
-    clock = Clock()
-    workers = Workers(clock)
-    workers.heard(exchange("router-0", 6))
-    clock.now += LEASE_S
-    workers.heard(exchange("router-1", 7))
-    assert workers.acked() == 6, "a lease holds to its last moment"
-    clock.now += 0.1
-    assert workers.acked() == 7
-    assert [(w.worker, w.acked, w.lost, w.in_flight) for w in workers.status()] == [
-        ("router-0", 6, True, 3),
-        ("router-1", 7, False, 3),
-    ]
-    clock.now += Workers.FORGET_S
-    assert workers.status() == ()
-
-
-def test_only_a_new_ack_or_a_new_boot_is_news() -> None:
-    workers = Workers(Clock())
-    heard = [workers.heard(exchange("router-0", g, b)) for g, b in ((1, "b"), (1, "b"), (2, "b"), (2, "c"))]
-    assert heard == [True, False, True, True]
-
-
-def test_refusals_say_which_worker_and_why_until_it_serves_again() -> None:
-    workers = Workers(Clock())
-    workers.heard(exchange("router-0", 1, refused=("adds up to 950",)))
-    assert workers.refusals() == ("router-0: adds up to 950",)
-    workers.heard(exchange("router-0", 2))
-    assert workers.refusals() == ()
