@@ -10,7 +10,7 @@ import pytest
 from headgate.workload import Launch, Load, Probe, ReplicaState, Scaling, Workload
 from headgate_controllers.platforms.kubernetes import KubernetesPlatform
 from headgate_controllers.platforms.kubernetes import platform as module
-from headgate_kit.kube.kinds import AUTOSCALER, DEPLOYMENT
+from headgate_kit.kube.kinds import AUTOSCALER, DEPLOYMENT, SCALED_OBJECT
 from kubenodes import Nodes
 from kubeserver import KubeServer, wait_for
 
@@ -189,3 +189,22 @@ def test_without_the_right_to_keda_it_can_be_asked_for_no_more(desk: Desk) -> No
     wait_for(lambda: bool(desk.platform.findings()))
     desk.apply(SCALED, 2)
     assert (desk.autoscaled(), desk.platform.findings()) == (True, ())
+
+
+def test_a_scaler_that_is_still_being_deleted_is_made_anew_once_it_is_gone(desk: Desk) -> None:
+    """KEDA's operator takes an object apart before it lets go of it."""
+    desk.apply(KEDA, 2)
+    cluster = desk.server.cluster("ns")
+    cluster.patch(SCALED_OBJECT, NAME, {"metadata": {"finalizers": ["finalizer.keda.sh"]}})
+    before = desk.server.find("scaledobjects", NAME, "ns")
+    desk.apply(SCALED, 2)
+    desk.platform.apply(KEDA)
+    wait_for(lambda: not desk.autoscaled())
+    assert module.render.beside_digest(KEDA) not in str(desk.server.find("deployments", NAME, "ns"))
+    cluster.patch(SCALED_OBJECT, NAME, {"metadata": {"finalizers": None}})
+    desk.settled(KEDA)
+    after = desk.server.find("scaledobjects", NAME, "ns")
+    assert before is not None
+    assert after is not None
+    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+    cluster.close()

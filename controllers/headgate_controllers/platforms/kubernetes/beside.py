@@ -9,7 +9,7 @@ import logging
 import threading
 from typing import Any
 
-from headgate.findings import Finding, Place, Severity, TerminalError
+from headgate.findings import Finding, Place, Severity, TerminalError, TransientError
 from headgate.workload import Purpose, Workload, object_name
 from headgate_controllers.platforms.kubernetes import render, scaling
 from headgate_kit.kube import Cluster, Kind
@@ -62,7 +62,7 @@ class Beside:
 
     def _apply(self, key: Key, kind: Kind, body: Object) -> bool:
         try:
-            self._cluster.apply(kind, body)
+            made = self._cluster.apply(kind, body)
         except TerminalError as error:
             if kind is not SCALED_OBJECT:
                 raise
@@ -71,6 +71,8 @@ class Beside:
             if not known:
                 log.warning("%s: KEDA does not scale it: %s", body["metadata"]["name"], error)
             return False
+        if made["metadata"].get("deletionTimestamp"):  # a finalizer, such as KEDA's, has not ended yet
+            raise TransientError(f"{kind.name} {body['metadata']['name']} is still being deleted")
         return True
 
     def unscale(self, known: Object, w: Workload) -> None:
