@@ -119,7 +119,7 @@ def show(endpoint: str, output: str, data: str | None) -> Exit:
 @options.output("table", "json", "yaml")
 @options.data()
 def token(endpoint: str, ttl: float, output: str, data: str | None) -> Exit:
-    """Issue a token for callers of an endpoint with `auth_mode: aml_token`; the table form prints the token alone."""
+    """Issue a token for callers of an endpoint that takes tokens. The table form prints the token alone."""
     issued = open_control(data).token(endpoint, int(ttl), who())
     document = {"apiVersion": API_VERSION, "kind": "EndpointToken", "endpoint": endpoint, **issued}
     options.emit(document, output, lambda: [str(issued["token"])])

@@ -57,6 +57,9 @@ class Control:
     def system(self) -> SystemStatus:
         return codec.decode(SystemStatus, self.get("/status"))
 
+    def reached(self, commit: str) -> bool:
+        return bool(self.get(f"/commits/{quote(commit, safe='')}")["reached"])
+
     def table(self, endpoint: str = "") -> TableStatus:
         return codec.decode(TableStatus, self.get(f"/routes?{urlencode({'endpoint': endpoint})}"))
 

@@ -50,10 +50,13 @@ class Checked:
 
 def check(folder: Path) -> Checked:
     from headgate import plugins, reading
+    from headgate.gateblocks import SETTINGS
     from headgate_console.plans import parameters
     from headgate_policies import admission, idle
 
     tree = work_tree(folder)
+    if not any(tree.object_id(path) for path in (SETTINGS, reading.ROOT)):
+        raise FindingsError(_no_endpoints(folder))
     settings, found = reading.read_settings(tree)
     loaded = plugins.load("headgate.gate")
     gates = parameters(loaded.adapters)
@@ -149,7 +152,7 @@ def with_room(changes: list[Change], data: str | None) -> list[Change]:
 @click.argument("span", metavar="[BASE..HEAD]", default="")
 @click.option("--repo", "root", type=click.Path(path_type=Path), default=Path(), help="Work tree. Default: here.")
 def workflow(endpoint: str, span: str, root: Path) -> Exit:
-    """Print the Argo Workflow that a change of one endpoint would run; every engine runs this very document."""
+    """Print the Argo Workflow that one endpoint's change would run; every engine runs this very document."""
     from headgate.plan import workflow_name
     from headgate_console.print import machine
     from headgate_pipelines.rollout import workflow as document
@@ -216,6 +219,19 @@ def default_base(repo: Any) -> str:
     """What was pushed last; what was committed last, when nothing says where to push."""
     tracked = None if repo.head.is_detached else repo.active_branch.tracking_branch()
     return str(tracked.path) if tracked is not None and tracked.is_valid() else "HEAD"
+
+
+def _no_endpoints(folder: Path) -> Finding:
+    from headgate_console.ground import above
+
+    top = above(folder.absolute(), "headgate.yml") or above(folder.absolute(), "endpoints")
+    return Finding(
+        code="no-endpoints",
+        message=f"{folder.absolute()} has neither headgate.yml nor endpoints/",
+        why="a check that reads nothing must not look like one that finds nothing",
+        fix=f"run it in {top}" if top else "name the root of your endpoints repo; `headgate init DIR` makes one",
+        place=Place(str(folder)),
+    )
 
 
 def _no_commit(name: str) -> Finding:

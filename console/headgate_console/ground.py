@@ -128,11 +128,17 @@ def _secret_in_url(repo: str) -> Finding:
     )
 
 
+def above(folder: Path, name: str) -> Path | None:
+    """The nearest folder from here up that has an entry of this name."""
+    return next((place for place in (folder, *folder.parents) if (place / name).exists()), None)
+
+
 def _no_repo(folder: Path) -> Finding:
+    top = above(folder, ".git")
     return Finding(
         code="no-repo",
-        message=f"{folder} is no git repo",
+        message=f"{folder} is not the top of a git repo" if top else f"{folder} is no git repo",
         why="what serves is what an endpoints repo says",
-        fix="make one with `headgate init DIR`, or name one with --repo DIR|URL",
+        fix=f"run it in {top}" if top else "make one with `headgate init DIR`, or name one with --repo DIR|URL",
         place=Place("--repo"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -17,15 +18,28 @@ from headgate_console.exits import Exit
 from headgate_console.options import note
 from headgate_console.person import who
 from headgate_console.print import document, rfc3339
+from headgate_console.watch import FELL
 
 FOLLOW_EVERY_S = 0.5
-ROLLED_BACK = ("failed", "aborted")
+SHA = re.compile(r"[0-9a-f]{7,64}")
+
+
+def _sha(_: click.Context, __: click.Parameter, value: str) -> str:
+    if value and not SHA.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is no commit id; `git rev-parse {value}` prints it")
+    return value
 
 
 @options.verb()
 @click.argument("endpoint", required=False)
 @click.option("-w", "--watch", "watched", is_flag=True, help="Follow until healthy (0), degraded or rolled back (4).")
-@click.option("--commit", default="", metavar="SHA", help="With --watch: first wait until this commit is acted on.")
+@click.option(
+    "--commit",
+    default="",
+    metavar="SHA",
+    callback=_sha,
+    help="With --watch: of this commit. Waits until it is acted on; 4 when its rollout fell, also if reverted since.",
+)
 @click.option("--timeout", "timeout_s", type=Duration(), help="With --watch: give up after this long (5), e.g. 10m.")
 @options.output()
 @options.data()
@@ -71,13 +85,13 @@ def follow(
     screen: watch.Screen | None = None,
 ) -> Exit:
     def arrived() -> bool:
-        return not commit or control.system().handled.startswith(commit) or at_commit()
+        return not commit or control.reached(commit) or own() is not None
 
-    def at_commit() -> bool:
-        return any(e.name == endpoint and e.commit.startswith(commit) for e in control.system().endpoints)
+    def own() -> RolloutStatus | None:
+        return next((r for r in control.rollouts(endpoint) if r.commit.startswith(commit)), None) if commit else None
 
     colour = click.get_current_context().color
-    looked = watch.Watch(lambda: control.endpoint(endpoint), draw, arrived, timeout_s)
+    looked = watch.Watch(lambda: control.endpoint(endpoint), draw, arrived, own, timeout_s)
     return looked.run(screen or watch.screen(colour))
 
 
@@ -102,7 +116,7 @@ def get(endpoint: str, rollout_id: str, watched: bool, timeout_s: float | None, 
     shown = pick(control, found, rollout_id)
     people = lambda: views.rollout(found, shown, time.time())  # noqa: E731
     options.emit(document("RolloutStatus", shown), output, people, [f"rollout/{shown.id}"])
-    return Exit.DEGRADED if shown.state in ROLLED_BACK else Exit.OK
+    return Exit.DEGRADED if shown.state in FELL else Exit.OK
 
 
 def draw_rollout(found: EndpointStatus, now: float) -> list[str]:
@@ -213,7 +227,7 @@ def rollback(endpoint: str, to: str, git_only: bool, why: str, data: str | None)
 @click.option("--accept", required=True, metavar="SHA", help="The commit to go on from.")
 @options.data()
 def sync(accept: str, data: str | None) -> Exit:
-    """Accept a branch whose history was rewritten to something unrelated."""
+    """Accept a rewritten branch: one that does not descend from what serves."""
     note(open_control(data).sync(accept))
     return Exit.OK
 

@@ -48,7 +48,7 @@ VERBS = {
 }
 
 
-class Root(click.Group):
+class Root(options.Noun):
     """Knows the names of its verbs, imports them one by one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

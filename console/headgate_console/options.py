@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -52,14 +54,41 @@ def common() -> list[click.Parameter]:
     ]
 
 
+def first_clause(text: str, limit: int) -> str:
+    """What fits in a list of commands: the first sentence, or as much of it as stands alone."""
+    first = " ".join(text.partition("\n\n")[0].split())
+    for end in (r"\.(?: |$)", r"[:;](?: |$)", r",(?: |$)"):
+        first = re.split(end, first)[0]
+        if len(first) <= limit:
+            return first
+    return first[: limit - 1] + "…"
+
+
 class Verb(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += common()
 
+    def get_short_help_str(self, limit: int = 45) -> str:
+        return first_clause(self.help or "", limit)
+
 
 class Noun(click.Group):
     command_class = Verb
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        return first_clause(self.help or "", limit)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if not near:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from error
 
 
 def verb(name: str | None = None) -> Callable[[Callable[..., Any]], Verb]:

@@ -16,7 +16,7 @@ CONTROL = "http://headgate-controller:7070"  # the chart's Service, seen from it
 @click.option("--namespace", default="", help="Put into both documents. Default: none, `kubectl -n` decides.")
 @click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", help="How it is printed.")
 def templates(namespace: str, output: str) -> Exit:
-    """Print Headgate's ops and the whole rollout as Argo WorkflowTemplates, for a team's own pipelines.
+    """Print Headgate's ops as Argo WorkflowTemplates, and the whole rollout, for a team's own pipelines.
 
     Image, accounts and build settings come from the environment, as the controller's do: print them in its pod.
     """

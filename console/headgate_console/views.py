@@ -241,6 +241,12 @@ def differences(verdict: Verdict) -> list[str]:
     return table(["  FIELD", "KIND", "PAIRS", "STABLE", "CANDIDATE", "EFFECT"], rows) if rows else []
 
 
+def fall(shown: RolloutStatus) -> list[str]:
+    """How a rollout that fell ended: why, and what became of its commit in git when that is known."""
+    reverted = [f"{short(shown.commit)} is reverted by {short(shown.reverted_by)}"] if shown.reverted_by else []
+    return [f"{state(shown.state)} {short(shown.commit)}: {shown.message}", *reverted]
+
+
 def spaced(lines: list[str]) -> list[str]:
     return ["", *lines] if lines else []
 

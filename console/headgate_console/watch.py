@@ -10,7 +10,7 @@ from typing import Protocol
 
 import click
 
-from headgate.control import EndpointStatus
+from headgate.control import EndpointStatus, RolloutStatus
 from headgate.findings import FindingsError
 from headgate_console import views
 from headgate_console.exits import NOT_FOUND_CODES, Exit
@@ -18,13 +18,20 @@ from headgate_console.exits import NOT_FOUND_CODES, Exit
 ASK_EVERY_S = 0.5
 REDRAWS_PER_S = 5  # what people can follow; Argo Rollouts' own limit
 SETTLED = {"Healthy": Exit.OK, "Drained": Exit.OK, "Degraded": Exit.DEGRADED, "RolledBack": Exit.DEGRADED}
+FELL = ("failed", "aborted")
 
 
-def outcome(status: EndpointStatus) -> Exit | None:
+def outcome(status: EndpointStatus, mine: RolloutStatus | None = None) -> Exit | None:
     """How a wait for this endpoint ends; None: it goes on.
 
     A refused commit ends it too: `Rejected` does not become anything else by itself.
+
+    Args:
+        mine: the rollout that is waited for. When it fell the wait failed, also where the revert in git has made the
+            endpoint `Healthy` since. None: whatever the endpoint settles at.
     """
+    if mine is not None and mine.state in FELL:
+        return Exit.DEGRADED
     if status.rollout is not None and status.rollout.ended_at is None:
         return None
     if status.sync == "Rejected":
@@ -32,8 +39,13 @@ def outcome(status: EndpointStatus) -> Exit | None:
     return SETTLED.get(status.state)
 
 
+def fallen(ended: RolloutStatus | None) -> list[str]:
+    """Why a wait for this rollout failed, and what became of its commit; nothing when it did not fail."""
+    return views.fall(ended) if ended is not None and ended.state in FELL else []
+
+
 class Screen(Protocol):
-    def show(self, lines: list[str], status: EndpointStatus) -> None: ...
+    def show(self, lines: list[str], status: EndpointStatus, ended: RolloutStatus | None = None) -> None: ...
     def close(self) -> None: ...
 
 
@@ -47,9 +59,10 @@ class Redrawn:
         self.live = Live(console=Console(no_color=not colour), refresh_per_second=REDRAWS_PER_S, auto_refresh=False)
         self.live.start()
 
-    def show(self, lines: list[str], status: EndpointStatus) -> None:
+    def show(self, lines: list[str], status: EndpointStatus, ended: RolloutStatus | None = None) -> None:
         from rich.text import Text
 
+        lines = [*lines, *fallen(ended)]
         self.live.update(Text.from_ansi("\n".join(lines)), refresh=True)
 
     def close(self) -> None:
@@ -62,13 +75,15 @@ class Printed:
     def __init__(self) -> None:
         self.last = ""
 
-    def show(self, lines: list[str], status: EndpointStatus) -> None:
+    def show(self, lines: list[str], status: EndpointStatus, ended: RolloutStatus | None = None) -> None:
         line = views.summary(status)
         if line != self.last:
             click.echo(line)
             for finding in views.finding_lines(status.findings):
                 click.echo(finding)
             self.last = line
+        for said in fallen(ended):
+            click.echo(said)
 
     def close(self) -> None: ...
 
@@ -84,8 +99,12 @@ class Watch:
     ask: Callable[[], EndpointStatus]
     draw: Callable[[EndpointStatus, float], list[str]]
     arrived: Callable[[], bool] = lambda: True  # whether the commit waited for is acted on
+    own: Callable[[], RolloutStatus | None] = lambda: (
+        None
+    )  # the rollout of that commit; None: it has none, or no commit
     timeout_s: float | None = None  # None: as long as it takes
     every_s: float = ASK_EVERY_S
+    seen: str = ""  # id of the rollout that was running when looked at last
 
     def run(self, shown: Screen) -> Exit:
         """Until the endpoint settles. A controller that restarts meanwhile is waited for."""
@@ -108,16 +127,25 @@ class Watch:
             if not there:  # an endpoint may not exist before its first commit is acted on
                 waits_for |= NOT_FOUND_CODES
             status = self.ask()
+            mine = self.own() or self.followed(status)
         except FindingsError as error:
             if any(finding.code not in waits_for for finding in error.findings):
                 raise
             return None
-        shown.show(self.draw(status, time.time()), status)
-        return outcome(status) if there else None
+        code = outcome(status, mine) if there else None
+        shown.show(self.draw(status, time.time()), status, mine if code is not None else None)
+        return code
+
+    def followed(self, status: EndpointStatus) -> RolloutStatus | None:
+        """The rollout this wait saw running: how it ends is the answer, whatever git says by then."""
+        rollout = status.rollout
+        if rollout is not None and rollout.ended_at is None:
+            self.seen = rollout.id
+        return rollout if rollout is not None and rollout.id == self.seen else None
 
 
 class Silent:
     """Shows nothing: for `-o json`, whose one document comes at the end."""
 
-    def show(self, lines: list[str], status: EndpointStatus) -> None: ...
+    def show(self, lines: list[str], status: EndpointStatus, ended: RolloutStatus | None = None) -> None: ...
     def close(self) -> None: ...

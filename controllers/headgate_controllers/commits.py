@@ -74,6 +74,10 @@ class Commits:
     def handled(self) -> str:
         return self._record.meta_get(HANDLED) or ""
 
+    def reached(self, commit: str) -> bool:
+        """Whether what this commit asked was acted on: by itself, or under a newer one that contains it."""
+        return bool(commit) and (self.handled.startswith(commit) or self._repo.is_ancestor(commit, self.handled))
+
     @property
     def again_s(self) -> float | None:
         """Seconds after which to look again, even if nothing was pushed; None: no need."""

@@ -334,9 +334,13 @@ class Controller:
 
     def logs(self, name: str, deployment: str, kind: str, follow: bool) -> Iterator[bytes]:
         self._head(name)
-        replicas = [r for r in self._platform.observe(name) if not deployment or r.deployment == deployment]
+        known = self._platform.observe(name)
+        replicas = [r for r in known if not deployment or r.deployment == deployment]
         if not replicas:
-            raise NotFoundError(f"{name} has no replica{f' of {deployment}' if deployment else ''} here")
+            there = ", ".join(sorted({r.deployment for r in known})) or "none"
+            raise NotFoundError(
+                f"{name} has no replica{f' of {deployment}' if deployment else ''} here; known: {there}"
+            )
         return self._log_lines(replicas, kind, follow)
 
     def _log_lines(self, replicas: list[Any], kind: str, follow: bool) -> Iterator[bytes]:

@@ -139,6 +139,7 @@ SYSTEM: Mapping[str, Entry] = {
     "disk-full": ("The data folder has no room.", "Free some space: it goes on by itself."),
     "try-again": ("It cannot be done just now.", "Try again."),
     "no-data-folder": ("There is no `.headgate` folder here or above.", "Run `headgate up`, or name it with --data."),
+    "no-endpoints": ("The folder is no endpoints repo.", "Name its root."),
     "no-repo": ("No endpoints repo is known.", "Name it with --repo."),
     "no-work-tree": ("A bare repository has no files to compare.", "Name two commits: BASE..HEAD."),
     "not-empty": ("The folder has files in it.", "Name a new folder."),

@@ -64,6 +64,22 @@ def test_the_template_alone_is_valid(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run(capsys, "validate", str(tmp_path / "bare-template"))[0] == Exit.OK
 
 
+@pytest.mark.parametrize("verb", ["validate", "plan"])
+def test_a_folder_below_the_repo_is_told_where_to_go(
+    repo: Path, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(repo / "endpoints/hello")
+    assert main.run([verb]) == Exit.REFUSED
+    assert f"fix: run it in {repo}\n" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_endpoints_repo_is_not_called_valid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["validate", str(tmp_path)]) == Exit.REFUSED
+    assert "error[no-endpoints]" in capsys.readouterr().err
+
+
 def test_findings_show_the_line_and_fail(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     traffic(repo, "{blue: 95}")
     code, text = run(capsys, "validate")

@@ -104,6 +104,15 @@ def test_a_burst_of_commits_is_one_look_at_the_last(desk: Desk) -> None:
     assert len(started) == 2
 
 
+def test_a_commit_that_a_newer_one_contains_was_reached_and_one_that_is_still_to_come_was_not(desk: Desk) -> None:
+    desk.commits.look()
+    first, passed_over, last = desk.commits.handled, desk.commit(), desk.commit()
+    assert [desk.commits.reached(commit) for commit in (first, passed_over, last)] == [True, False, False]
+    desk.commits.look()
+    assert [desk.commits.reached(commit) for commit in (first, passed_over, last)] == [True, True, True]
+    assert [desk.commits.reached(commit) for commit in ("", "f" * 40, "main", "--all")] == [False] * 4
+
+
 def test_a_broken_commit_is_rejected_and_read_again_with_the_next(desk: Desk) -> None:
     desk.commits.look()
     good = desk.heads.get("fraud").asked

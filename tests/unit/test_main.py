@@ -66,7 +66,25 @@ def test_every_exit_code_says_what_it_means() -> None:
 
 def test_an_unknown_verb_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["statsu"]) == Exit.USAGE
-    assert "statsu" in capsys.readouterr().err
+    assert "No such command 'statsu'. Did you mean 'status'?" in capsys.readouterr().err
+    assert main.run(["rollout", "abrot"]) == Exit.USAGE
+    assert "Did you mean 'abort'?" in capsys.readouterr().err
+    assert main.run(["zzz"]) == Exit.USAGE
+    assert "Did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [[], ["rollout"], ["verdict"], ["gate"], ["keys"]])
+def test_a_list_of_commands_cuts_no_sentence(
+    argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main.run([*argv, "--help"]) == Exit.OK
+    commands = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert commands
+    for line in commands:
+        assert len(line) <= 80
+        assert not line.endswith(("...", "…")), line
+        assert line.count("`") % 2 == 0, line
 
 
 @pytest.mark.parametrize("argv", [["-q", "version"], ["version", "-q"], ["--no-color", "version", "-v"]])

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from headgate import codec
 from headgate.control import OperatorAction
-from headgate_controllers.controller import Controller, NotFoundError
+from headgate_controllers.controller import Controller
 
 LAST = 2**62  # events a record can number
 ACTIONS = ("pause", "resume", "promote", "abort", "rollback", "approve", "reject")
@@ -24,27 +24,32 @@ def routes(controller: Controller) -> APIRouter:
     def status() -> Response:
         return _json(controller.status())
 
+    @api.get("/commits/{commit}")
+    def commit(commit: str) -> Response:
+        """Whether it was acted on, by itself or under a newer one. What is no commit was not."""
+        return _json({"commit": commit, "reached": controller.commits.reached(commit)})
+
     @api.get("/routes")
     def table(endpoint: str = "") -> Response:
         """What routers serve by, with what they counted in the last minute."""
-        return _json(_found(controller.table, endpoint))
+        return _json(controller.table(endpoint))
 
     @api.get("/endpoints/{name}")
     def endpoint(name: str) -> Response:
-        return _json(_found(controller.endpoint_status, name))
+        return _json(controller.endpoint_status(name))
 
     @api.get("/endpoints/{name}/rollouts")
     def rollouts(name: str) -> Response:
-        return _json(_found(controller.rollouts, name))
+        return _json(controller.rollouts(name))
 
     @api.get("/endpoints/{name}/routes")
     def generations(name: str) -> Response:
         """Every split the endpoint was given, by generation: what an answer's `headgate-generation` names."""
-        return _json(_found(controller.generations, name))
+        return _json(controller.generations(name))
 
     @api.get("/rollouts/{rollout}")
     def rollout(rollout: str) -> Response:
-        return _json(_found(controller.rollout, rollout))
+        return _json(controller.rollout(rollout))
 
     @api.get("/endpoints/{name}/capacity")
     def space(name: str) -> Response:
@@ -66,7 +71,7 @@ def routes(controller: Controller) -> APIRouter:
         which = (await _body(request)).get("which", "")
         if which not in ("primary", "secondary", "signing"):
             raise HTTPException(422, "which: primary, secondary or signing")
-        return _json(await run_in_threadpool(_found, controller.rotate, name, which))
+        return _json(await run_in_threadpool(controller.rotate, name, which))
 
     @api.post("/endpoints/{name}/token")
     async def token(name: str, request: Request) -> Response:
@@ -76,18 +81,18 @@ def routes(controller: Controller) -> APIRouter:
         if not isinstance(ttl_s, int):
             raise HTTPException(422, "ttl_s: whole seconds")
         try:
-            issued = await run_in_threadpool(_found, controller.token, name, ttl_s, who)
+            issued = await run_in_threadpool(controller.token, name, ttl_s, who)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         return _json({"token": issued.token, "expires_at": issued.expires_at})
 
     @api.get("/endpoints/{name}/keys")
     def keys(name: str) -> Response:
-        return _json(_found(controller.keys, name))
+        return _json(controller.keys(name))
 
     @api.get("/endpoints/{name}/logs")
     def logs(name: str, deployment: str = "", kind: str = "inference-server", follow: bool = False) -> Response:
-        lines: Iterator[bytes] = _found(controller.logs, name, deployment, kind, follow)
+        lines: Iterator[bytes] = controller.logs(name, deployment, kind, follow)
         return StreamingResponse(lines, media_type="text/plain; charset=utf-8")
 
     @api.post("/endpoints/{name}/{action}")
@@ -99,7 +104,7 @@ def routes(controller: Controller) -> APIRouter:
         except codec.CodecError as error:
             raise HTTPException(422, str(error)) from error
         try:
-            message = await run_in_threadpool(_found, controller.operate, name, action, body)
+            message = await run_in_threadpool(controller.operate, name, action, body)
         except ValueError as error:
             raise HTTPException(409, str(error)) from error
         return _json({"message": message})
@@ -126,13 +131,6 @@ async def _body(request: Request) -> dict[str, Any]:
     except codec.CodecError as error:
         raise HTTPException(422, str(error)) from error
     return found
-
-
-def _found(call: Any, *arguments: Any) -> Any:
-    try:
-        return call(*arguments)
-    except NotFoundError as error:
-        raise HTTPException(404, str(error)) from error
 
 
 def _json(value: Any) -> Response:

@@ -1,0 +1,94 @@
+"""Waiting for an endpoint: how a wait ends, and that a revert in git does not hide what fell."""
+
+from __future__ import annotations
+
+import pytest
+
+from headgate.control import EndpointStatus, RolloutStatus
+from headgate_console.exits import Exit
+from headgate_console.watch import Printed, Watch, outcome
+
+SHA = "02ac7fd516" + "0" * 30
+
+
+def rollout(state: str, *, name: str = "ro-churn-02ac7fd516-1", reverted_by: str = "") -> RolloutStatus:
+    ended = None if state == "running" else 9.0
+    return RolloutStatus(
+        id=name,
+        endpoint="churn",
+        commit=SHA,
+        attempt=1,
+        state=state,
+        candidate="",
+        started_at=1.0,
+        ended_at=ended,
+        message="smoke: blue does not start" if state == "failed" else "",
+        ops=(),
+        reverted_by=reverted_by,
+    )
+
+
+def endpoint(state: str, sync: str, last: RolloutStatus | None) -> EndpointStatus:
+    return EndpointStatus(
+        name="churn",
+        url="",
+        state=state,
+        sync=sync,
+        commit=SHA,
+        generation=1,
+        acked=1,
+        message="",
+        revisions=(),
+        rollout=last,
+        findings=(),
+    )
+
+
+RUNNING = endpoint("Progressing", "OutOfSync", rollout("running"))
+REVERTED = endpoint("Healthy", "Synced", rollout("failed", reverted_by="0adfdf8cbc"))
+
+
+@pytest.mark.parametrize(
+    ("status", "mine", "code"),
+    [
+        pytest.param(REVERTED, None, Exit.OK, id="nobody waited for what fell"),
+        pytest.param(REVERTED, rollout("failed"), Exit.DEGRADED, id="it fell and is reverted"),
+        pytest.param(REVERTED, rollout("aborted"), Exit.DEGRADED, id="a person aborted it"),
+        pytest.param(RUNNING, rollout("failed"), Exit.DEGRADED, id="it fell and a newer one runs"),
+        pytest.param(RUNNING, rollout("superseded"), None, id="a newer one took over and runs"),
+        pytest.param(endpoint("Healthy", "Rejected", None), None, Exit.REFUSED, id="refused"),
+        pytest.param(endpoint("RolledBack", "OutOfSync", rollout("failed")), None, Exit.DEGRADED, id="rolled back"),
+    ],
+)
+def test_a_wait_ends_by_what_became_of_what_it_waits_for(
+    status: EndpointStatus, mine: RolloutStatus | None, code: Exit | None
+) -> None:
+    assert outcome(status, mine) is code
+
+
+def watched(looks: list[EndpointStatus], **more: object) -> Watch:
+    answers = iter(looks)
+    return Watch(lambda: next(answers), lambda status, now: [], every_s=0.0, **more)  # type: ignore[arg-type]
+
+
+def test_a_rollout_that_was_seen_running_fails_the_wait_also_when_git_is_healthy_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert watched([RUNNING, REVERTED]).run(Printed()) is Exit.DEGRADED
+    said = capsys.readouterr().out
+    assert "✖ failed 02ac7fd5: smoke: blue does not start" in said
+    assert "02ac7fd5 is reverted by 0adfdf8c" in said
+
+
+def test_a_commit_is_waited_for_until_it_is_acted_on_and_then_by_its_own_rollout() -> None:
+    arrived = iter([False, True])
+    watch = watched(
+        [REVERTED, RUNNING],
+        arrived=lambda: next(arrived),
+        own=lambda: rollout("failed", name="ro-churn-1111111111-1"),
+    )
+    assert watch.run(Printed()) is Exit.DEGRADED
+
+
+def test_a_wait_for_an_endpoint_at_rest_ends_well() -> None:
+    assert watched([endpoint("Healthy", "Synced", rollout("succeeded"))]).run(Printed()) is Exit.OK
