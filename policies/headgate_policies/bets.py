@@ -36,7 +36,8 @@ def log_ratio(requests: float, failures: float, alternative: float, null: float)
 
 def log_ratios(alternative: float, null: float) -> tuple[float, float]:
     """The same of one request that failed, and of one that did not."""
-    a, q = clipped(alternative), clipped(null)
+    a = alternative if TINY <= alternative <= LARGE else clipped(alternative)
+    q = null if TINY <= null <= LARGE else clipped(null)
     return math.log(a / q), math.log1p((q - a) / (1 - q))
 
 
@@ -73,21 +74,30 @@ class EProcess:
             self._value = log_sum([math.log(self._waiting), *map(add, self._sums, self._stakes)])
         return self._value
 
+    def reaches(self, least: float) -> bool:
+        """Whether `value` is at least so much. A mixture is at most its best part times their number; mostly that
+        spares the sum over them, and the margin is far above what rounding moves."""
+        if self._value is None:
+            best = max(map(add, self._sums, self._stakes))
+            if (best if best > 0.0 else 0.0) + math.log(len(self._sums) + 1) < least - 1e-9:
+                return False
+        return self.value >= least
+
     def add(self, gains: Sequence[float], fresh: bool = True) -> None:
         """One more look: what each strategy won or lost in it, in nats. `fresh`: it opens a new window."""
         self._looks += 1
         if self._looks & (self._looks - 1) == 0:
             self._start(self._looks.bit_length() - 1)
-        room = self._room
+        room, sums = self._room, self._sums
         if fresh:
             room[:] = [self._cap] * len(gains)
         for index, gain in enumerate(gains):
             if gain > 0.0:  # a loss makes no room: a bet that starts after it never had it
                 won = gain if gain < room[index] else room[index]
                 room[index] -= won
-                self._sums[index] += won
+                sums[index] += won
             else:
-                self._sums[index] += gain
+                sums[index] += gain
         self._value = None
         if self._may_peak():
             self.peak = max(self.peak, self.value)
@@ -163,18 +173,21 @@ class Bet:
         """The nearest point for a block of these sizes, or as near as a straight line leads when they differ little."""
         a, b, delta, times = self.a, self.b, self._delta, self._times
         off = math.log(ratio / self.ratio)
-        if abs(off) > STRAIGHT:
+        if not -STRAIGHT <= off <= STRAIGHT:
             return _Point(a, b, delta, times, project(1.0, a, ratio, b, delta, times))
-        ends = sorted((b, (a - delta) / times))
-        return _Point(a, b, delta, times, min(max(self._here.s + self._lean * off, ends[0]), ends[1]))
+        s, low, high = self._here.s + self._lean * off, b, (a - delta) / times
+        if low > high:
+            low, high = high, low
+        return _Point(a, b, delta, times, low if s < low else s if s < high else high)
 
-    def near(self, a: float, b: float, ratio: float, close: tuple[float, float]) -> bool:
+    def near(self, a: float, b: float, ratio: float, near_a: float, near_b: float) -> bool:
         """Whether it is still good enough a bet on these rates in a block with so many stable requests for each of the
-        candidate. `close`: how far off each rate may be, as a fraction of it."""
+        candidate. `near_a`, `near_b`: how far off each rate may be, as a fraction of it."""
+        own_a, own_b, own_ratio = self.a, self.b, self.ratio
         return (
-            abs(a - self.a) <= close[0] * self.a
-            and abs(b - self.b) <= close[1] * self.b
-            and self.ratio <= APART * ratio <= APART**2 * self.ratio
+            abs(a - own_a) <= near_a * own_a
+            and abs(b - own_b) <= near_b * own_b
+            and own_ratio <= APART * ratio <= APART**2 * own_ratio
         )
 
 
@@ -184,13 +197,16 @@ class _Point:
     __slots__ = ("_high", "_low", "_pull_c", "_pull_s", "_rest", "s", "terms")
 
     def __init__(self, a: float, b: float, delta: float, times: float, s: float) -> None:
-        self.s = s = min(max(s, TINY), (1 - delta) / times - TINY)
+        end = (1 - delta) / times
+        if not TINY <= s <= end - TINY:
+            s = min(max(s, TINY), end - TINY)
+        self.s = s
         null = times * s + delta
         self.terms = (*log_ratios(a, null), *log_ratios(b, s))
-        self._pull_c = times * (a - null) / (null * (1 - null))
-        self._pull_s = (b - s) / (s * (1 - s))
-        self._rest = self._pull_c * self._pull_s  # < 0: the two arms pull x apart
-        self._low, self._high = -s, (1 - delta) / times - s
+        self._pull_c = pull_c = times * (a - null) / (null * (1 - null))
+        self._pull_s = pull_s = (b - s) / (s * (1 - s))
+        self._rest = pull_c * pull_s  # < 0: the two arms pull x apart
+        self._low, self._high = -s, end - s
 
     def most(self, candidates: int, stables: int) -> float:
         """Log of the most that the ratio's expectation can be on the line, for a block of these sizes; >= 0."""

@@ -126,7 +126,7 @@ class RateTest:
         return Result.INCONCLUSIVE
 
     def _passes(self, test: stats.Concurrent | stats.Fixed) -> bool:
-        if test.fine.value < self._enough:
+        if not test.fine.reaches(self._enough):
             return False
         total = self.total
         limit = test.times * total.stable_rate + test.delta if isinstance(test, stats.Concurrent) else test.floor

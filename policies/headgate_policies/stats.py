@@ -84,27 +84,24 @@ class Concurrent:
     def _judge(self, block: Sequence[int]) -> None:
         b = self._stable_guess()
         limit = b + self.delta
-        loose = _kept(self.stable_failures)
-        close = (_kept(self.candidate_failures), loose)
-        self.worse.add(
-            [
-                self._gain(0, self._candidate_guess(limit), b, block, close, 1),
-                self._gain(1, self._dire(b), b, block, (loose, loose), 1),
-                *[
-                    self._gain(index, clipped(times * limit), b, block, (loose, loose), 1)
-                    for index, times in enumerate(MULTIPLES, 2)
-                ],
-            ],
-            self._fresh,
-        )
+        near_b = _kept(self.stable_failures)
+        near_a = _kept(self.candidate_failures)
+        ratio = (self.stables + block[2]) / (self.candidates + block[0])  # so far: one block's is noise
+        gain = self._gain
+        gains = [
+            gain(0, self._candidate_guess(limit), b, block, ratio, near_a, near_b),
+            gain(1, self._dire(b), b, block, ratio, near_b, near_b),
+        ]
+        for index, times in enumerate(MULTIPLES, 2):
+            gains.append(gain(index, clipped(times * limit), b, block, ratio, near_b, near_b))
+        self.worse.add(gains, self._fresh)
         calm, alike = self.delta / 50, self._pooled(b)
-        self.fine.add(
-            [
-                self._gain(-1, self._candidate_guess(b), b, block, close, -1),
-                self._gain(-2, calm, calm, block, close, -1),
-                self._gain(-3, alike, alike, block, close, -1),
-            ]
-        )
+        gains = [
+            gain(-1, self._candidate_guess(b), b, block, ratio, near_a, near_b),
+            gain(-2, calm, calm, block, ratio, near_a, near_b),
+            gain(-3, alike, alike, block, ratio, near_a, near_b),
+        ]
+        self.fine.add(gains)
         self._learn(block)
 
     def guesses(self) -> tuple[float, float]:
@@ -138,18 +135,22 @@ class Concurrent:
         return (1 + b + self.delta) / 2
 
     def _gain(
-        self, strategy: int, a: float, b: float, block: Sequence[int], close: tuple[float, float], side: int
+        self, strategy: int, a: float, b: float, block: Sequence[int], ratio: float, near_a: float, near_b: float
     ) -> float:
         """What a strategy wins in this block with a bet on (a, b), or on the rates near them that it has bet on before;
-        one that takes the hypothesis for true keeps its stake."""
-        times = 1.0 if side > 0 else self.times
-        if side * (a - times * b - self.delta) <= 0:
-            return 0.0
+        one that takes the hypothesis for true keeps its stake. Those below 0 bet that all is fine."""
+        if strategy >= 0:
+            times = 1.0
+            if a - b - self.delta <= 0:
+                return 0.0
+        else:
+            times = self.times
+            if a - times * b - self.delta >= 0:
+                return 0.0
         bet = self._bets[strategy]
-        ratio = (self.stables + block[2]) / (self.candidates + block[0])  # so far: one block's is noise
-        if bet is None or not bet.near(a, b, ratio, close):
+        if bet is None or not bet.near(a, b, ratio, near_a, near_b):
             bet = self._bets[strategy] = Bet(a, b, self.delta, ratio, times)
-        return bet.gain(*block)
+        return bet.gain(block[0], block[1], block[2], block[3])
 
     @property
     def leans_fine(self) -> bool:
