@@ -76,7 +76,7 @@ class Counts:
     @property
     def requests(self) -> int:
         """Requests that say something about the model: all but those whose caller left."""
-        return sum(n for outcome, n in self.outcomes.items() if outcome != Outcome.CLIENT_GONE)
+        return sum(self.outcomes.values()) - self.outcomes.get(Outcome.CLIENT_GONE, 0)
 
     @property
     def failures(self) -> int:
@@ -123,8 +123,8 @@ def _nested(parts: Sequence[Mapping[K, Mapping[int, int]]]) -> dict[K, dict[int,
 
 
 def _summed(parts: Sequence[Mapping[K, int]]) -> dict[K, int]:
-    totals: dict[K, int] = {}
-    for part in parts:
+    totals: dict[K, int] = dict(parts[0]) if parts else {}
+    for part in parts[1:]:
         for key, n in part.items():
             totals[key] = totals.get(key, 0) + n
     return totals

@@ -131,7 +131,7 @@ class Analysis:
             phase=self._phase,
             parameters=seat.parameters,
             alpha=significant(seat.alpha),
-            figures={name: significant(value) for name, value in sorted(given.figures.items())},
+            figures=given.figures if seat.result else _rounded(given.figures),  # ours are rounded
             looks=self._looks,
             evidence=self._evidence.hexdigest(),
         )
@@ -158,6 +158,10 @@ def combine(verdicts: Sequence[Verdict]) -> Result:
         if result in results:
             return result
     return Result.PASS if results else Result.INCONCLUSIVE
+
+
+def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: significant(value) for name, value in sorted(figures.items())}
 
 
 def unsound(given: Any) -> str:

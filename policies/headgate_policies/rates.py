@@ -44,11 +44,15 @@ class Sample:
 class _Test:
     name: str
     test: stats.Concurrent | stats.Fixed
-    level: float  # of a false failure
+    needed: float  # nats of evidence that are a failure
 
     @property
     def failed(self) -> bool:
-        return self.test.worse.peak >= math.log(1 / self.level)
+        return self.test.worse.peak >= self.needed
+
+
+def _named(name: str, test: stats.Concurrent | stats.Fixed, level: float) -> _Test:
+    return _Test(name, test, math.log(1 / level))
 
 
 class RateTest:
@@ -83,11 +87,11 @@ class RateTest:
         level = alpha / max(1, compares + (ceiling is not None))
         self._tests: list[_Test] = []
         if reference is None:
-            self._tests.append(_Test("stable", stats.Concurrent(tolerance, level, times), level))
+            self._tests.append(_named("stable", stats.Concurrent(tolerance, level, times), level))
         elif compares:
-            self._tests.append(_Test("reference", _against(reference, tolerance, level / 2), level / 2))
+            self._tests.append(_named("reference", _against(reference, tolerance, level / 2), level / 2))
         if ceiling is not None:
-            self._tests.append(_Test("ceiling", stats.Fixed(ceiling, level=level), level))
+            self._tests.append(_named("ceiling", stats.Fixed(ceiling, level=level), level))
 
     @property
     def compares(self) -> bool:
@@ -115,15 +119,19 @@ class RateTest:
     @property
     def failed_on(self) -> str:
         """stable | reference | ceiling; empty: it has not failed."""
-        return next((each.name for each in self._tests if each.failed), "")
+        for each in self._tests:
+            if each.failed:
+                return each.name
+        return ""
 
     @property
     def result(self) -> Result:
         if self.failed_on:
             return Result.FAIL
-        if self._tests and all(self._passes(each.test) for each in self._tests):
-            return Result.PASS
-        return Result.INCONCLUSIVE
+        for each in self._tests:
+            if not self._passes(each.test):
+                return Result.INCONCLUSIVE
+        return Result.PASS if self._tests else Result.INCONCLUSIVE
 
     def _passes(self, test: stats.Concurrent | stats.Fixed) -> bool:
         if not test.fine.reaches(self._enough):
@@ -131,6 +139,11 @@ class RateTest:
         total = self.total
         limit = test.times * total.stable_rate + test.delta if isinstance(test, stats.Concurrent) else test.floor
         return total.candidate_rate <= limit
+
+    @property
+    def candidates(self) -> int:
+        """Requests of the candidate so far."""
+        return self._total[0]
 
     def needed(self) -> int | None:
         """Candidate requests until it decides, should the rates stay as they are. None: it cannot be said."""
@@ -143,7 +156,7 @@ class RateTest:
         if each.test.leans_fine:
             missing = self._enough - each.test.fine.value
         else:
-            missing = math.log(1 / each.level) - each.test.worse.value
+            missing = each.needed - each.test.worse.value
         return max(1, math.ceil(missing / growth)) if growth > 1e-12 else None
 
     @property
@@ -155,7 +168,7 @@ class RateTest:
         for each in self._tests:
             found[f"evidence_worse_{each.name}"] = each.test.worse.peak
             found[f"evidence_fine_{each.name}"] = each.test.fine.value
-            found[f"needed_worse_{each.name}"] = math.log(1 / each.level)
+            found[f"needed_worse_{each.name}"] = each.needed
             found[f"needed_fine_{each.name}"] = self._enough
         return found
 

@@ -50,11 +50,16 @@ class Seconds:
 
 def _joined(looks: list[Look]) -> Look:
     """At the time of the first, so that a second begins where its first look does."""
-    return replace(
-        looks[0],
+    first = looks[0]
+    return Look(
+        first.phase,
+        first.generation,
+        first.at,
+        first.seconds,
         candidate=add([look.candidate for look in looks]),
         stable=add([look.stable for look in looks]),
-        pairs=tuple(pair for look in looks for pair in look.pairs),
-        approvals=tuple(said for look in looks for said in look.approvals),
-        samples=tuple(sample for look in looks for sample in look.samples),
+        reference=first.reference,
+        pairs=tuple([pair for look in looks for pair in look.pairs]),
+        approvals=tuple([said for look in looks for said in look.approvals]),
+        samples=tuple([sample for look in looks for sample in look.samples]),
     )

@@ -77,7 +77,7 @@ class _ErrorRateSitting(Sitting):
     def _result(self) -> Result:
         test = self._test
         found = test.result if test is not None else Result.INCONCLUSIVE
-        few = test is not None and test.total.candidates < self._own.min_requests
+        few = test is not None and test.candidates < self._own.min_requests
         return Result.INCONCLUSIVE if found is Result.PASS and few else found
 
     def _opinion(self) -> Opinion:
