@@ -62,6 +62,7 @@ class Commits:
         self.findings: tuple[Finding, ...] = ()  # of headgate.yml and of the repo as a whole
         self.seen = ""  # newest commit on the branch
         self.error = ""  # why the repo cannot be read; empty: it can
+        self._handled = record.meta_get(HANDLED) or ""  # nobody else writes it while we run
         self._unknown = False  # a commit was handled, and its settings could not be read again
         for head in heads.all():
             if head.asked:
@@ -72,7 +73,7 @@ class Commits:
 
     @property
     def handled(self) -> str:
-        return self._record.meta_get(HANDLED) or ""
+        return self._handled
 
     def reached(self, commit: str) -> bool:
         """Whether what this commit asked was acted on: by itself, or under a newer one that contains it."""
@@ -137,6 +138,7 @@ class Commits:
             for endpoint in touched:
                 self._endpoint(endpoint, tree, pin)
         self._record.meta_set(HANDLED, commit)
+        self._handled = commit
         return touched
 
     def _look_again(self, commit: str) -> tuple[str, ...]:

@@ -167,7 +167,8 @@ class Controller:
     # --- what people read ------------------------------------------------------------------------------------------
 
     def status(self) -> SystemStatus:
-        endpoints = tuple(self._status_of(head) for head in self.heads.all() if head.commit)
+        url = self._router_url()  # once: it is read from a file
+        endpoints = tuple(self._status_of(head, url) for head in self.heads.all() if head.commit)
         return SystemStatus(
             version=__version__,
             repo=self._repo.shown,
@@ -186,7 +187,7 @@ class Controller:
         return tuple(found())
 
     def endpoint_status(self, name: str) -> EndpointStatus:
-        return self._status_of(self._head(name))
+        return self._status_of(self._head(name), self._router_url())
 
     def _head(self, name: str) -> Head:
         head = self.heads.get(name)
@@ -195,11 +196,11 @@ class Controller:
             raise NotFoundError(f"there is no endpoint {name}; known: {known}")
         return head
 
-    def _status_of(self, head: Head) -> EndpointStatus:
+    def _status_of(self, head: Head, url: str) -> EndpointStatus:
         name = head.endpoint
         return endpoint_status(
             head,
-            url=f"{self._router_url()}/endpoints/{name}/score",
+            url=f"{url}/endpoints/{name}/score",
             route=self.routes.table.endpoints.get(name),
             acked=self.workers.acked(),
             replicas=self._platform.observe(name),
@@ -224,9 +225,9 @@ class Controller:
 
     def _kept(self, rollout_id: str) -> Rollout | None:
         """A rollout that runs, was the last of its endpoint, or is stored; None: there is none of that id."""
-        for head in self.heads.all():
-            if head.rollout is not None and head.rollout.id == rollout_id:
-                return head.rollout
+        last = self.heads.get(self.heads.endpoint_of(rollout_id)).rollout
+        if last is not None and last.id == rollout_id:
+            return last
         stored = self.record.meta_get(f"rollout:{rollout_id}")
         return codec.decode(Rollout, stored) if stored is not None else None
 

@@ -24,11 +24,11 @@ class Heads:
         self._lock = threading.RLock()
         self._heads: dict[str, Head] = {}
         self._versions: dict[str, int] = {}
+        self._of_rollout: dict[str, str] = {}  # id of an endpoint's last rollout -> endpoint
         self._listeners: list[Callable[[str, tuple[Event, ...]], None]] = []
         self._at_end: list[Callable[[Rollout], None]] = []
         for endpoint, head, version in record.heads():
-            self._heads[endpoint] = head
-            self._versions[endpoint] = version
+            self._keep(endpoint, head, version)
 
     def listen(self, heard: Callable[[str, tuple[Event, ...]], None]) -> None:
         """`heard(endpoint, events)` after each recorded change, on the thread that changed it."""
@@ -54,6 +54,19 @@ class Heads:
         with self._lock:
             return self._versions.get(endpoint, 0)
 
+    def endpoint_of(self, rollout: str) -> str:
+        """Whose last rollout it is; empty: nobody's."""
+        return self._of_rollout.get(rollout, "")
+
+    def _keep(self, endpoint: str, head: Head, version: int) -> None:
+        before = self._heads.get(endpoint)
+        if before is not None and before.rollout is not None:
+            self._of_rollout.pop(before.rollout.id, None)
+        if head.rollout is not None:
+            self._of_rollout[head.rollout.id] = endpoint
+        self._heads[endpoint] = head
+        self._versions[endpoint] = version
+
     def all(self) -> Iterable[Head]:
         with self._lock:
             return tuple(self._heads.values())
@@ -72,8 +85,7 @@ class Heads:
             if draft.head == before and not draft.events:
                 return result
             version = self._record.commit(endpoint, draft.head, draft.events, self._versions.get(endpoint, 0))
-            self._heads[endpoint] = draft.head
-            self._versions[endpoint] = version
+            self._keep(endpoint, draft.head, version)
         events = tuple(draft.events)
         for heard in self._listeners:
             heard(endpoint, events)

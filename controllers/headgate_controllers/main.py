@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -280,6 +280,9 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         answered = attend(controller.ask, access.is_op_token)
         heads.listen(lambda endpoint, _: answered(endpoint))
 
+    soon = getattr(engine, "soon", None)
+    if soon is not None:  # it would poll for what we know: an op that was answered ends
+        heads.listen(lambda endpoint, events: _tell_ends(soon, events))
     heads.listen(recorded)
     routes.listen(published)
     shown = _resources(controller) if options.resources else None
@@ -343,5 +346,11 @@ def _resources(controller: Controller) -> Resources:
     return made
 
 
+def _tell_ends(soon: Callable[[str], None], events: Iterable[Event]) -> None:
+    for event in events:
+        if event.kind == "op.passed" or event.kind.startswith("rollout."):
+            soon(event.rollout)
+
+
 def _endpoint_of(heads: Heads, workflow: str) -> str:
-    return next((h.endpoint for h in heads.all() if h.rollout and h.rollout.id == workflow), REPO)
+    return heads.endpoint_of(workflow) or REPO

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from headgate.control import EndpointStatus
 from headgate_kit.counts import CLUSTER_REFUSED, CLUSTER_REQUESTS
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class _View(Collector):
         drift = GaugeMetricFamily("headgate_drift", "places where git, record, table and counters disagree")
         drift.add_metric([], len(status.drift))
         yield drift
-        yield from self._endpoints()
+        yield from self._endpoints(status.endpoints)
 
-    def _endpoints(self) -> Iterator[Metric]:
+    def _endpoints(self, endpoints: Sequence[EndpointStatus]) -> Iterator[Metric]:
         weight = GaugeMetricFamily(
             "headgate_rollout_weight", "live traffic asked, per mille", labels=["endpoint", "deployment", "revision"]
         )
@@ -55,7 +56,7 @@ class _View(Collector):
         ready = GaugeMetricFamily(
             "headgate_replicas_ready", "ready replicas", labels=["endpoint", "deployment", "revision"]
         )
-        for endpoint in self._controller.status().endpoints:
+        for endpoint in endpoints:
             phase.add_metric([endpoint.name, endpoint.state], 1)
             for row in endpoint.revisions:
                 labels = [endpoint.name, row.deployment, row.revision]

@@ -17,7 +17,7 @@ from dataclasses import replace
 from prometheus_client import Histogram
 
 from headgate.actions import actions
-from headgate.decide import step
+from headgate.decide import next_at, step
 from headgate.draft import Draft, Seen
 from headgate.findings import HeadgateError, TransientError
 from headgate.ports import Engine, Platform
@@ -34,12 +34,14 @@ from headgate_controllers.workers import Workers
 log = logging.getLogger(__name__)
 
 REPO = ""  # queue entry for "look at the repo"; no endpoint has an empty name
-BUSY_S = 0.25  # between passes of an endpoint in a rollout; news wakes it sooner
+BUSY_S = 0.25  # between passes of an endpoint on its way, while passes change something; news wakes it sooner
+CALM_S = 2.0  # and while they change nothing: for what nobody tells, such as a wait that a platform gives up
 IDLE_S = 30.0  # between passes of one that has nothing to do: repairs what nobody told us of
 IDLE_PASSES_PER_S = 50  # at most, however many endpoints there are: then each is looked at less often
 CHUNK = 32  # endpoints between two looks at what is more urgent: about 50 ms
 DELAYS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # buckets
 RETRY_S = 1.0
+SOON_S = 0.01  # from when time changes something to the pass that finds it
 
 
 class Reconciler:
@@ -74,6 +76,7 @@ class Reconciler:
         self._due: list[tuple[float, str]] = []
         self._next: dict[str, float] = {}
         self._closing = False
+        self._calm: dict[str, tuple[int, float]] = {}  # endpoint on its way -> version of its head, the pause before
         self._unsaid: list[tuple[str, int, Mapping[str, int]]] = []  # published, not recorded yet
         self.delay = Histogram(
             "headgate_reconcile_seconds",
@@ -249,13 +252,25 @@ class Reconciler:
             del self._unsaid[0]
 
     def _requeue_s(self, head: Head) -> float:
-        if head.active or head.switch or head.stopping or (head.undo and head.undo.state == "wanted"):
-            return BUSY_S
-        times = [s.warm_until for s in head.revisions.values() if s.warm_until is not None]
-        if head.removing_since is not None:
-            times.append(head.removing_since + self._commits.settings.removal_grace_s)
-        # Spread by name, so that passes of many endpoints do not come all at once.
+        now = self._clock()
+        soonest = next_at(head, now, removal_grace_s=self._commits.settings.removal_grace_s)
+        busy = head.active or head.switch or head.stopping or (head.undo and head.undo.state == "wanted")
+        pause_s = self._busy_s(head) if busy else self._idle_s(head)
+        return pause_s if soonest is None else min(pause_s, max(SOON_S, soonest - now))
+
+    def _busy_s(self, head: Head) -> float:
+        """Longer each time while nothing changes. Where router workers or a way back are waited for it stays short:
+        that a worker's lease ran out is told by nobody."""
+        version = self._heads.version(head.endpoint)
+        known, pause_s = self._calm.get(head.endpoint, (0, 0.0))
+        op = head.active.running if head.active else None
+        waits = head.active is None or (op is not None and bool(op.percent) and op.live_at is None)
+        pause_s = BUSY_S if waits or known != version else min(2 * pause_s, CALM_S)
+        self._calm[head.endpoint] = version, pause_s
+        return pause_s
+
+    def _idle_s(self, head: Head) -> float:
+        """Spread by name, so that passes of many endpoints do not come all at once."""
+        self._calm.pop(head.endpoint, None)
         idle_s = max(IDLE_S, self._heads.count() / IDLE_PASSES_PER_S)
-        idle_s *= 0.75 + zlib.crc32(head.endpoint.encode()) % 1000 / 2000
-        soonest = min(times, default=None)
-        return idle_s if soonest is None else min(idle_s, max(BUSY_S, soonest - self._clock()))
+        return idle_s * (0.75 + zlib.crc32(head.endpoint.encode()) % 1000 / 2000)

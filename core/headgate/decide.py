@@ -38,6 +38,24 @@ def step(draft: Draft, seen: Seen, *, removal_grace_s: float = 600.0) -> None:
     _prune(draft)
 
 
+def next_at(head: Head, now: float, *, removal_grace_s: float = 600.0) -> float | None:
+    """When time alone changes something next, seconds since the epoch, after `now`. None: not before something else
+    does; what depends on replicas, workers, evidence and people is told by them.
+    """
+    times = [state.warm_until for state in head.revisions.values() if state.warm_until is not None]
+    if head.removing_since is not None:
+        times.append(head.removing_since + removal_grace_s)
+    rollout = head.active
+    op = rollout.running if rollout else None
+    if rollout is not None and op is not None and op.live_at is not None:
+        process = rollout.target.process
+        times += [op.live_at + (process.mirror.soak_s if op.verb == MIRROR else process.soak_s)]
+        times += [op.live_at + process.max_soak_s]
+        if op.unready_since is not None:
+            times.append(op.unready_since + UNREADY_GRACE_S)
+    return min((at for at in times if at > now), default=None)
+
+
 def _remove_when_due(draft: Draft, grace_s: float) -> None:
     head = draft.head
     if head.removing_since is None:

@@ -153,10 +153,8 @@ class RateTest:
 
     def _needed(self, each: _Test) -> int | None:
         growth = each.test.growth()
-        if each.test.leans_fine:
-            missing = self._enough - each.test.fine.value
-        else:
-            missing = each.needed - each.test.worse.value
+        fine, worse = self._enough - each.test.fine.value, each.needed - each.test.worse.value
+        missing = fine if each.test.leans_fine else worse
         return max(1, math.ceil(missing / growth)) if growth > 1e-12 else None
 
     @property

@@ -8,7 +8,6 @@ any blocks is valid for these. Loses nothing but the last second, which is hande
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from headgate.evidence import Look, add
 

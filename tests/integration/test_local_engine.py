@@ -354,3 +354,29 @@ def engine_knows(data: DataFolder, name: str) -> bool:
     run = engine.status(name)
     engine.close()
     return run is not None and run.phase == "Succeeded"
+
+
+def test_an_op_that_was_told_its_end_is_looked_at_with_no_time_passing(data: DataFolder, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    waits = f"import os, time\nwhile not os.path.exists({str(gate)!r}):\n    time.sleep(0.005)"
+    now = time.time()
+    engine = LocalEngine(data, clock=lambda: now)  # what is polled is never due
+    engine.start()
+    try:
+        engine.submit(says("long", waits))
+        appears(data, "pid.json")
+        gate.touch()
+        appears(data, "exit")
+        engine.soon("long")
+        assert finished(engine, "long").phase == "Succeeded"
+        engine.soon("long")
+        engine.soon("never-heard-of")
+    finally:
+        engine.close()
+
+
+def appears(data: DataFolder, name: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while next(data.ops.rglob(name), None) is None:
+        assert time.monotonic() < deadline, f"no {name}"
+        time.sleep(0.01)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from headgate.capacity import Answer, Fit
-from headgate.decide import step
+from headgate.decide import next_at, step
 from headgate.draft import Draft
 from headgate.evidence import Result
 from headgate.intent import accept, forget, operate
@@ -176,6 +176,18 @@ class Walk(RuleBasedStateMachine):
         third = Draft(again.head, self.world.now)
         step(third, self.world.seen())
         assert third.head == again.head
+
+    @invariant()
+    def time_alone_changes_nothing_before_it_was_foretold(self) -> None:
+        seen, head = self.world.seen(), self.world.head
+        for _ in range(2):
+            draft = Draft(head, self.world.now)
+            step(draft, seen)
+            head = draft.head
+        at = next_at(head, self.world.now)
+        later = Draft(head, (at if at is not None else self.world.now + 1e6) - 1e-3)
+        step(later, replace(seen, now=later.now))
+        assert later.head == head
 
     @invariant()
     def each_revert_is_made_once(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from headgate import codec
 from headgate.control import OpState
-from headgate.decide import UNREADY_GRACE_S
+from headgate.decide import UNREADY_GRACE_S, next_at
 from headgate.evidence import Result
 from headgate.intent import accept, forget, operate
 from headgate.rollout import KEPT_RELEASES, KEPT_REVISIONS, State
@@ -490,3 +490,30 @@ def test_the_same_commit_again_is_another_attempt_with_another_workflow() -> Non
     commit(world, GREEN_TOO)
     assert world.head.active
     assert world.head.active.id == first.replace("-1", "-2")
+
+
+def test_the_next_moment_is_the_end_of_the_soak_then_of_patience_then_none() -> None:
+    world = mirroring_green()
+    op = world.head.rollout.ops[-1] if world.head.rollout else None
+    assert op is not None
+    assert op.live_at is not None
+    soak_s = GREEN_TOO.process.mirror.soak_s
+    assert next_at(world.head, world.now) == op.live_at + soak_s
+    assert next_at(world.head, op.live_at + soak_s) == op.live_at + GREEN_TOO.process.max_soak_s
+    assert next_at(world.head, op.live_at + GREEN_TOO.process.max_soak_s) is None
+
+
+def test_the_next_moment_of_what_is_kept_warm_is_its_end() -> None:
+    world = commit(serving_blue(), target("b2", [deployment("blue", "2")], {"blue": 100}))
+    world.result = Result.PASS
+    for _ in range(6):
+        world.wait(10)
+    warm = [s.warm_until for s in world.head.revisions.values() if s.warm_until is not None]
+    assert next_at(world.head, world.now) == min(warm)
+
+
+def test_the_next_moment_of_an_endpoint_at_rest_is_none() -> None:
+    world = serving_blue()
+    assert next_at(world.head, world.now) is None
+    world.forget()
+    assert next_at(world.head, world.now, removal_grace_s=600) == world.now + 600

@@ -11,6 +11,7 @@ import pytest
 from headgate.draft import Draft
 from headgate.findings import ConflictError
 from headgate.rollout import Event, Head
+from headgate.testing import World, deployment, target
 from headgate_controllers.heads import Heads
 from headgate_controllers.records.sqlite import SqliteRecord
 
@@ -94,3 +95,19 @@ def test_changes_from_many_threads_are_one_after_the_other(record: SqliteRecord)
     for thread in threads:
         thread.join()
     assert (heads.get("fraud").commit, record.load("fraud")[1]) == ("40", 40)
+
+
+def test_an_endpoint_is_found_by_its_last_rollout_only(record: SqliteRecord) -> None:
+    heads = Heads(record, lambda: 0.0)
+    world = World().commit(target("c1", [deployment("blue")], {"blue": 100}))
+    first = world.head
+    world.commit(target("c2", [deployment("blue"), deployment("green")], {"green": 100}))
+    second = world.head
+    assert first.rollout is not None
+    assert second.rollout is not None
+    assert first.rollout.id != second.rollout.id
+    heads.change("fraud", lambda draft: setattr(draft, "head", first))
+    assert heads.endpoint_of(first.rollout.id) == "fraud"
+    heads.change("fraud", lambda draft: setattr(draft, "head", second))
+    assert (heads.endpoint_of(first.rollout.id), heads.endpoint_of(second.rollout.id)) == ("", "fraud")
+    assert Heads(record, lambda: 0.0).endpoint_of(second.rollout.id) == "fraud"

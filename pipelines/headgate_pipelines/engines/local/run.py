@@ -30,8 +30,9 @@ from headgate_pipelines.engines.local.state import NodeState, Outcome, Phase, Ru
 log = logging.getLogger(__name__)
 
 LABEL_ENDPOINT = "headgate.dev/endpoint"
-POLL_S = (0.01, 0.25)  # how often running ops are looked at: young ones often, for an op may take milliseconds
+POLL_S = (0.01, 1.0)  # how often running ops are looked at: young ones often, for an op may take milliseconds
 POLL_SHARE = 0.05  # of an op's age: its end is seen at most this much late
+SOON_S = 0.5  # an op that has been told its answer is looked at often for so long: it ends now
 RETRY_S = 1.0  # after something here failed, e.g. a full disk
 THREADS = 8  # starts (30 ms each) and stops (seconds) beside the loop
 CLOSE_S = 10.0  # to wait for them at the end
@@ -46,7 +47,9 @@ class _Live:
     spec: Spec
     state: RunState
     stop: bool
-    wake_at: float | None = 0.0  # None: nothing but an op's end or a person changes anything
+    due_at: float | None = 0.0  # when it is looked at again; None: when the bell rings for it
+    rung: bool = True  # something of it changed
+    ends_soon: float = 0.0  # until then one of its ops is expected to end
     not_before: float = 0.0  # after a failure of ours
     busy: set[str] = field(default_factory=set)  # attempts being started or stopped just now
 
@@ -95,7 +98,8 @@ class LocalEngine:
             self._wake(news=True)
 
     def status(self, name: str) -> Run | None:
-        state = self._journal.state(name)
+        live = self._live.get(name)
+        state = live.state if live is not None else self._journal.state(name)
         if state is None:
             return None
         nodes = {path: str(node.phase) for path, node in state.nodes.items()}
@@ -106,12 +110,19 @@ class LocalEngine:
         if self._journal.ask_stop(name):
             self._wake(news=True)
 
+    def soon(self, name: str) -> None:
+        """One of its ops was told how it ends: its end is looked for at once. Harmless when it is wrong."""
+        live = self._live.get(name)
+        if live is not None and self._attempts.polled:
+            live.ends_soon = self._clock() + SOON_S
+            self._ring(live)
+
     # --- its life -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Carries on with every workflow that has not ended."""
         self._new.set()
-        self._attempts.start(self._bell.set)
+        self._attempts.start(self._ring_all)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -130,6 +141,15 @@ class LocalEngine:
             self._new.set()
         self._bell.set()
 
+    def _ring(self, live: _Live) -> None:
+        live.rung = True
+        self._bell.set()
+
+    def _ring_all(self) -> None:
+        for live in list(self._live.values()):
+            live.rung = True
+        self._bell.set()
+
     def _run(self) -> None:
         self._guarded(self._collect)
         while not self._closing:
@@ -139,8 +159,8 @@ class LocalEngine:
                 if not self._guarded(self._read_news):
                     self._new.set()
             for name, live in list(self._live.items()):
-                if self._clock() >= live.not_before and not self._guarded(lambda n=name, w=live: self._pass(n, w)):  # type: ignore[misc]
-                    live.not_before = self._clock() + RETRY_S
+                if self._is_due(live) and not self._guarded(lambda n=name, w=live: self._pass(n, w)):  # type: ignore[misc]
+                    live.not_before, live.rung = self._clock() + RETRY_S, True
             self._bell.wait(self._pause())
 
     def _guarded(self, work: Callable[[], None]) -> bool:
@@ -159,18 +179,25 @@ class LocalEngine:
         """Until something may have changed by itself; None: only the bell can tell."""
         now = self._clock()
         found = [RETRY_S] if self._new.is_set() else []
-        for live in self._live.values():
-            if live.not_before > now:
-                found.append(live.not_before - now)
-                continue
-            if live.wake_at is not None:
-                found.append(max(0.0, live.wake_at - now))
-            ages = [now - node.attempt_at for node in live.state.nodes.values() if node.running]
-            if ages and not self._attempts.polled:
-                found.append(RETRY_S)  # for what only time tells, such as an image that cannot be pulled
-            elif ages:
-                found.append(min(max(min(ages) * POLL_SHARE, POLL_S[0]), POLL_S[1]))
-        return min(found) if found else None
+        waiting = [live for live in self._live.values() if live.rung or live.due_at is not None]
+        found += [max(0.0 if live.rung else live.due_at or 0.0, live.not_before) - now for live in waiting]
+        return max(0.0, min(found)) if found else None
+
+    def _is_due(self, live: _Live) -> bool:
+        now = self._clock()
+        return now >= live.not_before and (live.rung or (live.due_at is not None and now >= live.due_at))
+
+    def _next_look(self, live: _Live, wake_at: float | None) -> float | None:
+        """`wake_at`: when its own state wants it; beside that, its running ops are looked at."""
+        now = self._clock()
+        ages = [now - node.attempt_at for node in live.state.nodes.values() if node.running]
+        if not ages:
+            return wake_at
+        pause_s = RETRY_S  # for what only time tells, such as an image that cannot be pulled
+        if self._attempts.polled:
+            soon = now < live.ends_soon
+            pause_s = POLL_S[0] if soon else min(max(min(ages) * POLL_SHARE, POLL_S[0]), POLL_S[1])
+        return now + pause_s if wake_at is None else min(wake_at, now + pause_s)
 
     # --- one workflow ---------------------------------------------------------------------------------------------
 
@@ -178,6 +205,7 @@ class LocalEngine:
         for row in self._journal.running():
             known = self._live.get(row.name)
             if known is not None:
+                known.rung = known.rung or known.stop != row.stop
                 known.stop = row.stop
                 continue
             try:
@@ -191,6 +219,7 @@ class LocalEngine:
             self._live[row.name] = _Live(spec, row.state, row.stop)
 
     def _pass(self, name: str, live: _Live) -> None:
+        live.rung = False  # first: what rings from here on is looked at again
         running = self._running(live)
         outcomes = self._outcomes(live, running)
         decision = operate(live.spec, live.state, outcomes, self._clock(), stop=live.stop)
@@ -200,7 +229,7 @@ class LocalEngine:
         if changed:
             self._journal.write(name, decision.state)  # first; what follows is safe to repeat
             live.state = decision.state
-        live.wake_at = decision.wake_at
+        live.due_at = self._next_look(live, decision.wake_at)
         for path in outcomes:
             running[path].forget_secrets()
         for start in decision.start:
@@ -243,7 +272,7 @@ class LocalEngine:
                     live.not_before = self._clock() + RETRY_S
             finally:
                 live.busy.discard(attempt.key)
-                self._bell.set()
+                self._ring(live)
 
         self._beside.submit(run)
 
