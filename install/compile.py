@@ -36,6 +36,7 @@ MODULES = (
     "upstream",
     "dataplanes/builtin/asgi",
     "dataplanes/builtin/body",
+    "dataplanes/builtin/chunks",
     "dataplanes/builtin/client",
     "dataplanes/builtin/exchange",
     "dataplanes/builtin/protocol",

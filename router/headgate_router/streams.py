@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from headgate_router import headers
 
 TAIL = 512  # bytes in which the last events of a model that writes `[DONE]` lie
+PIECES = 16  # of an answer that are held before they are cut to that length
+_LF = 10
 _REASON = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,20})"')
 REASONS = ("stop", "length", "content_filter", "tool_calls")  # others are `other`: labels stay few
 
@@ -18,21 +20,23 @@ REASONS = ("stop", "length", "content_filter", "tool_calls")  # others are `othe
 class Stream:
     """One answer. Times are milliseconds since the request went to the replica."""
 
-    __slots__ = ("_tail", "events", "first", "gap", "last")
+    __slots__ = ("_at_start", "_pieces", "events", "first", "gap", "last")
 
     def __init__(self) -> None:
         self.events = 0
         self.first: float | None = None
         self.last = 0.0
         self.gap: float | None = None  # the longest between two arrivals of events
-        self._tail = b""
+        self._pieces: list[bytes] = []  # that came last, the tail among them
+        self._at_start = False  # what comes next begins an event, unless it is another line end
 
     def add(self, data: bytes, ms: float) -> None:
-        """More of the answer. Events that arrive together have one time."""
-        edge = self._tail[-3:]
-        joined = edge + data
-        ended = joined.count(b"\n\n") + joined.count(b"\r\n\r\n") - edge.count(b"\n\n")
-        self._tail = (self._tail + data)[-TAIL:]
+        """More of the answer, not empty. Events that arrive together have one time."""
+        ended = self._ended(data)
+        self._at_start = data.endswith(b"\n\n")
+        self._pieces.append(data if len(data) <= TAIL else data[-TAIL:])
+        if len(self._pieces) == PIECES:
+            self._pieces = [self._tail()]
         if ended <= 0:
             return
         self.events += ended
@@ -41,6 +45,19 @@ class Stream:
         else:
             self.gap = max(self.gap or 0.0, ms - self.last)
         self.last = ms
+
+    def _ended(self, data: bytes) -> int:
+        """Events that end with or within `data`."""
+        if self._at_start and data[0] != _LF:
+            edge, joined = b"", data
+        else:
+            edge = b"".join(self._pieces[-3:])[-3:]
+            joined = edge + data
+        ended = joined.count(b"\n\n") - edge.count(b"\n\n")
+        return ended + joined.count(b"\r\n\r\n") if b"\r" in joined else ended
+
+    def _tail(self) -> bytes:
+        return b"".join(self._pieces)[-TAIL:]
 
     def broke(self, ms: float) -> None:
         """No more comes, and the answer is not whole: the silence before is a gap too."""
@@ -56,11 +73,12 @@ class Stream:
     @property
     def finish(self) -> str:
         """stop, length, ... as the model says; done: it only said that it is; open: it said nothing."""
-        found = _REASON.findall(self._tail)
+        tail = self._tail()
+        found = _REASON.findall(tail)
         if found:
             reason = found[-1].decode()
             return reason if reason in REASONS else "other"
-        return "done" if b"[DONE]" in self._tail else "open"
+        return "done" if b"[DONE]" in tail else "open"
 
 
 def opened(fields: Sequence[headers.Field]) -> Stream | None:

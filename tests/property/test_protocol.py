@@ -16,6 +16,7 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 
+import httptools
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
@@ -289,6 +290,55 @@ def test_a_head_said_before_asks_the_same_with_another_body(said: list[tuple[byt
             return got
 
     assert heard(said) == b"".join(heard([one]) for one in said)
+
+
+class Read:
+    """What a strict reader makes of an answer."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.body = b""
+        self.ended = False
+        parser = httptools.HttpResponseParser(self)
+        parser.feed_data(raw)
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.ended = True
+
+
+SIZES = st.sampled_from(["%x", "%x", "%x", "%X", "0%x", "%x;a=b"])
+CHUNKS = st.tuples(SIZES, st.sampled_from([b"a", b"\r\n", b"0\r\n\r\n", b"1\r\nq\r\n", b"y" * 30, b"z" * 300]))
+
+
+@FUZZ
+@given(st.lists(CHUNKS, max_size=8), st.lists(st.integers(0, 23), max_size=8), CUTS, st.booleans())
+def test_an_answer_in_chunks_is_read_as_the_model_said_it(
+    said: list[tuple[str, bytes]], at: list[int], cuts: list[int], whole: bool
+) -> None:
+    """Whole chunks are not parsed; wherever it is cut, between them or within, the caller reads the same."""
+    raw = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    edges = [len(raw)]
+    for size, body in said:
+        for part in ((size % len(body)).encode() + b"\r\n", body, b"\r\n"):
+            raw += part
+            edges.append(len(raw))
+    raw += b"0\r\nx: y\r\n\r\n" if whole else b""
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        system = System(loop, [])
+        model = system.model()
+        _, wire = system.caller()
+        deliver(wire, [request(b"a", b"content-length: 2", body=b"{}")])
+        deliver(model, pieces(raw, [edges[n % len(edges)] for n in at] + cuts))
+        if not whole:
+            model.close()
+            turn(loop)
+        read = Read(bytes(wire.said))
+        assert read.body == b"".join(body for _, body in said)
+        assert read.ended is whole
+        settle(loop, system, [wire])
 
 
 @FUZZ

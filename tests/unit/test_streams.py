@@ -15,8 +15,11 @@ from headgate_router.streams import Stream, opened
         ([(b"data: a\r\n\r", 5.0), (b"\ndata: b\r\n\r\n", 9.0)], 2, 9.0, None, None),
         ([(b"a\n\n", 5.0), (b"b\n\n", 25.0), (b"c\n\nd\n\n", 35.0)], 4, 5.0, 20.0, 10.0),
         ([(b"a\n\n", 5.0), (b"\n", 25.0)], 1, 5.0, None, None),
+        ([(b"a\n\n", 5.0), (b"b\n", 25.0), (b"c\n\n", 35.0)], 2, 5.0, 30.0, 30.0),
+        ([(b"a\n\n", 5.0), (b"b\r\n\r\n", 25.0), (b"c\n\n", 35.0)], 3, 5.0, 20.0, 15.0),
+        ([(bytes([byte]), 5.0) for byte in b"data: 0123456789\r\n\r\n" * 3], 3, 5.0, 0.0, None),
     ],
-    ids=["nothing", "half", "one", "split", "split-crlf", "many", "empty-line"],
+    ids=["nothing", "half", "one", "split", "split-crlf", "many", "empty-line", "lines", "mixed", "bytes"],
 )
 def test_events_are_counted_where_they_end(
     chunks: list[tuple[bytes, float]], events: int, first: float | None, gap: float | None, pace: float | None
@@ -34,6 +37,7 @@ def test_silence_before_a_break_is_a_gap() -> None:
     assert stream.gap == 900.0
 
 
+@pytest.mark.parametrize("step", [1, 7, 600], ids=["bytes", "pieces", "whole"])
 @pytest.mark.parametrize(
     ("end", "finish"),
     [
@@ -46,11 +50,11 @@ def test_silence_before_a_break_is_a_gap() -> None:
     ],
     ids=["stop", "length", "null", "other", "done", "open"],
 )
-def test_a_stream_says_how_it_ended(end: bytes, finish: str) -> None:
+def test_a_stream_says_how_it_ended(end: bytes, finish: str, step: int) -> None:
     stream = Stream()
     stream.add(b"data: x\n\n" * 500, 1.0)
-    for at in range(0, len(end), 7):
-        stream.add(end[at : at + 7], 2.0)
+    for at in range(0, len(end), step):
+        stream.add(end[at : at + step], 2.0)
     assert stream.finish == finish
 
 

@@ -13,6 +13,8 @@ from typing import TypeVar, cast
 
 import httptools
 
+from headgate_router.dataplanes.builtin import chunks
+
 HIGH_WATER = 64 * 1024  # bytes of an unread answer before the model is slowed down
 MAX_HEAD = 256 * 1024  # bytes of an answer before its head is whole
 MAX_KNOWN = 4 * 1024  # bytes of a head that is remembered
@@ -53,6 +55,10 @@ class Listener:
         """Whether the model reads what it is sent."""
         raise NotImplementedError
 
+    def passed(self, body: bytes, framed: bytes) -> None:
+        """More of the body, where the connection `passes` whole chunks: as they came, and what they hold."""
+        raise NotImplementedError
+
 
 class Known:
     """The head of a whole answer of declared length, as it was parsed: the same bytes mean the same again."""
@@ -76,13 +82,16 @@ class Connection:
     """
 
     __slots__ = (
+        "_between",
         "_buffer",
+        "_coded",
         "_drained",
         "_error",
         "_expires",
         "_head_only",
         "_held",
         "_idle_s",
+        "_in_chunk",
         "_informational",
         "_known",
         "_length",
@@ -105,6 +114,7 @@ class Connection:
         "known",
         "listener",
         "open",
+        "passes",
         "reason",
         "status",
         "used",
@@ -138,6 +148,10 @@ class Connection:
         self._informational = False
         self._until_eof = False
         self._length = False  # the answer's length is declared
+        self._coded = False  # it comes in chunks
+        self._in_chunk = False
+        self._between = False  # the parser stands between two chunks: of whole ones it need not know
+        self.passes = False  # set by the listener: it wants to have whole chunks as they are
         self.known: Known | None = None  # the answer has this head
         self._buffer: list[bytes] = []
         self._size = 0
@@ -336,11 +350,20 @@ class Connection:
             self.keep = False  # nobody asked: never trust what follows
             self.abort()
             return
+        if self._between and self.passes and self.listener is not None:
+            body = chunks.whole(data)
+            if body is not None:
+                self._expires = self._loop.time() + self._idle_s
+                self.listener.passed(body, data)
+                return
         first = not self.answered
         self.answered = True
         if first and self._seen_before(data):
             self._wake()
             return
+        self._parse(data, first)
+
+    def _parse(self, data: bytes, first: bool) -> None:
         error: Broken | None = None
         try:
             self._parser.feed_data(data)
@@ -358,6 +381,7 @@ class Connection:
             return
         if first:
             self._remember(data)
+        self._between = self._coded and not self._in_chunk and data.endswith(b"\r\n")
         if self.listener is not None:
             if self.headed:
                 self._expires = self._loop.time() + self._idle_s
@@ -421,12 +445,18 @@ class Connection:
         # Asked here and not at the end of the message, where the parser always says no.
         self.keep = self._parser.should_keep_alive()
         names = [name for name, _ in self.fields]
-        coded = b"transfer-encoding" in names
-        self._length = b"content-length" in names and not coded
-        self._until_eof = status not in (204, 304) and not self._length and not coded
+        self._coded = b"transfer-encoding" in names
+        self._length = b"content-length" in names and not self._coded
+        self._until_eof = status not in (204, 304) and not self._length and not self._coded
         if self._head_only:  # no body follows, which the parser cannot know
             self.done = True
             self.keep = False
+
+    def on_chunk_header(self) -> None:
+        self._in_chunk = True
+
+    def on_chunk_complete(self) -> None:
+        self._in_chunk = False
 
     def on_body(self, chunk: bytes) -> None:
         if not self.done:

@@ -312,6 +312,13 @@ class Exchange(Request):
         else:
             self._more(connection)
 
+    def passed(self, body: bytes, framed: bytes) -> None:
+        if self.stream is not None:
+            self.stream.add(body, self.elapsed())
+        if self.drawn and len(self.kept) <= mirror.MAX_BODY:
+            self.kept += body[: mirror.MAX_BODY + 1 - len(self.kept)]
+        self.caller.write(framed)
+
     def _broke(self, connection: Connection, error: UpstreamError) -> None:
         """The connection is of no use, and nothing of an answer is known."""
         again = isinstance(error, Broken) and self.attempts.broke(self.replica, connection)
@@ -359,6 +366,7 @@ class Exchange(Request):
         if self.drawn:
             self.kept += body[: mirror.MAX_BODY + 1]
         self._frame(fields)
+        connection.passes = self.chunks
         self._write(connection.status, headers.lines(fields), headers.chunk(body) if self.chunks and body else body)
         self._go_on(connection, len(body))
 
