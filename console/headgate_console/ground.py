@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,12 +42,15 @@ class Ground:
 def settle(repo: str | None, branch: str | None, data: str | None, host: str, port: int | None, workers: int) -> Ground:
     """Fills in what was not said: as last time in this data folder, else our defaults.
 
-    Raises: FindingsError `no-repo`, `secret-in-url`.
+    Raises: FindingsError `no-repo`, `secret-in-url`, `repo-no-branch`.
     """
     folder = data_folder(repo, data)
     last = remembered(folder)
+    located = locate(repo or str(last.get("repo") or "."))
+    if branch:
+        check_branch(located, branch)
     return Ground(
-        repo=locate(repo or str(last.get("repo") or ".")),
+        repo=located,
         branch=branch or str(last.get("branch") or ""),
         data=folder,
         host=host,
@@ -86,6 +91,30 @@ def locate(repo: str) -> str:
     if (folder / ".git").exists() or ((folder / "HEAD").is_file() and (folder / "objects").is_dir()):
         return str(folder)
     raise FindingsError(_no_repo(folder))
+
+
+def check_branch(repo: str, branch: str) -> None:
+    """Refuses a name that no branch of a local repo has, before it is remembered. Of a URL the controller says it.
+
+    Raises: FindingsError `repo-no-branch`.
+    """
+    if URL.match(repo):
+        return
+    listed = ("git", "-C", repo, "for-each-ref", "--format=%(refname:short)", "refs/heads")
+    asked = subprocess.run(listed, capture_output=True, text=True, check=False)
+    known = asked.stdout.split()
+    if branch in known or not known:  # none yet: the first commit makes it
+        return
+    near = difflib.get_close_matches(branch, known, n=1)
+    raise FindingsError(
+        Finding(
+            code="repo-no-branch",
+            message=f"{repo} has no branch {branch}",
+            why="it would be waited for, and nothing would change meanwhile",
+            fix=f"did you mean {near[0]}?" if near else f"name one of {', '.join(known[:12])}, or make it first",
+            place=Place("--branch"),
+        )
+    )
 
 
 def check_host(host: str, insecure: bool, tls_cert: str = "", tls_key: str = "") -> None:

@@ -166,11 +166,21 @@ def cannot_start(keeper: Keeper) -> Finding:
     )
 
 
-def tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
-    """The last lines of a log, indented; a log that is not there is said to be so."""
+def size(log: Path) -> int:
+    """Bytes; 0 when there is no log yet."""
+    return log.stat().st_size if log.exists() else 0
+
+
+def tail(log: Path, lines: int = LOG_TAIL_LINES, after: int = 0) -> str:
+    """The last lines of a log, indented; a log that is not there is said to be so.
+
+    Args:
+        after: bytes that are old news. A log that was trimmed to less since is read whole.
+    """
     try:
         with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - LOG_TAIL_BYTES))
+            end = file.seek(0, 2)
+            file.seek(max(after if after <= end else 0, end - LOG_TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return "    (no log)"

@@ -233,8 +233,10 @@ def in_background(asked: Ground, insecure: bool) -> Exit:
     data = DataFolder(asked.data)
     data.prepare()
     folder = data.services / supervisor.SUPERVISOR
-    with alone(data):  # refuses before anything is started; the supervisor takes the lock itself
+    with alone(data):  # refuses before anything is started; the supervisor takes lock and port itself
+        listening(data, asked).close()
         child.reset(folder)
+    said_before = supervisor.size(folder / "stderr")
     argv = [sys.executable, "-m", "headgate_console.main", "up", "--repo", asked.repo, "--branch", asked.branch]
     argv += [
         "--data",
@@ -249,14 +251,14 @@ def in_background(asked: Ground, insecure: bool) -> Exit:
     argv += ["--insecure"] if insecure else []
     argv += ["--tls-cert", asked.tls_cert, "--tls-key", asked.tls_key] if asked.tls_cert else []
     child.start(folder, argv, env=dict(os.environ))
-    wait_until_up(data, folder)
+    wait_until_up(data, folder, said_before)
     url = json.loads(data.router.read_bytes())["url"]
     note(f"callers: {url}/endpoints/NAME/score   follow: headgate events -f   stop: headgate down")
     return Exit.OK
 
 
-def wait_until_up(data: DataFolder, folder: Path) -> None:
-    """Raises: FindingsError `not-up`, with the supervisor's last words."""
+def wait_until_up(data: DataFolder, folder: Path, said_before: int = 0) -> None:
+    """Raises: FindingsError `not-up`, with the supervisor's last words; not those of an earlier start."""
     deadline = time.monotonic() + UP_WITHIN_S
     control = Control(data)
     while time.monotonic() < deadline and isinstance(child.state(folder), child.Running):
@@ -268,7 +270,7 @@ def wait_until_up(data: DataFolder, folder: Path) -> None:
         Finding(
             code="not-up",
             message="the system does not answer" + f" within {UP_WITHIN_S:g} s" * (time.monotonic() >= deadline),
-            why="the supervisor's last words:\n" + supervisor.tail(folder / "stderr"),
+            why="the supervisor's last words:\n" + supervisor.tail(folder / "stderr", after=said_before),
             fix="run `headgate up` in the foreground to watch it start",
             place=Place(str(folder)),
         )

@@ -11,7 +11,7 @@ import pytest
 
 from headgate.findings import FindingsError
 from headgate_console import ground, up
-from headgate_console.supervisor import GIVE_UP_AFTER, LONGEST_DELAY_S, delay_s, tail, trim
+from headgate_console.supervisor import GIVE_UP_AFTER, LONGEST_DELAY_S, delay_s, size, tail, trim
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +64,18 @@ def test_an_unreadable_memory_is_no_memory(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_repo_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FindingsError, match=r"no-repo.*(?s:.*)headgate init"):
         settle(str(tmp_path))
+
+
+def test_a_branch_that_is_not_there_is_refused_before_it_is_remembered(tmp_path: Path) -> None:
+    repo = work_tree(tmp_path)
+    ground.settle(str(repo), "main", None, "127.0.0.1", None, 2)  # an empty repo: the first commit makes it
+    with git.Repo(repo) as opened:
+        opened.git.checkout("-q", "-b", "main")
+        opened.index.commit("first")
+    assert ground.settle(str(repo), "main", None, "127.0.0.1", None, 2).branch == "main"
+    with pytest.raises(FindingsError, match=r"repo-no-branch(?s:.*)did you mean main"):
+        ground.settle(str(repo), "mian", None, "127.0.0.1", None, 2)
+    assert ground.settle("https://example.org/eps", "mian", None, "127.0.0.1", None, 2).branch == "mian"
 
 
 def test_a_password_in_the_url_is_refused_and_not_repeated() -> None:
@@ -120,6 +132,18 @@ def test_a_tail_is_the_last_lines_however_long_the_log(tmp_path: Path) -> None:
     shown = tail(log, 2)
     assert shown == "    line 99998\n    line 99999"
     assert tail(tmp_path / "none") == "    (no log)"
+
+
+def test_a_tail_leaves_out_what_was_said_before(tmp_path: Path) -> None:
+    log = tmp_path / "stderr"
+    assert size(log) == 0
+    log.write_text("of last time\n")
+    before = size(log)
+    assert tail(log, after=before) == "    (the log is empty)"
+    log.write_text("of last time\nof now\n")
+    assert tail(log, after=before) == "    of now"
+    log.write_text("trimmed\n")
+    assert tail(log, after=before) == "    trimmed"
 
 
 def test_a_long_log_starts_again_and_its_writer_goes_on(tmp_path: Path) -> None:
