@@ -265,5 +265,7 @@ def event_document(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def event_line(event: dict[str, Any]) -> str:
+    """One line; what a model or an installer said in several stays below it, indented."""
     where = "/".join(str(event[key]) for key in ("endpoint", "op") if event.get(key))
-    return f"{rfc3339(float(event['at']))}  {where:<24}  {event['kind']:<20}  {event['message']}"
+    message = str(event["message"]).replace("\n", "\n    ")
+    return f"{rfc3339(float(event['at']))}  {where:<24}  {event['kind']:<20}  {message}"

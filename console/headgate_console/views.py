@@ -12,19 +12,26 @@ from headgate_console.print import GAP, age, bold, dim, labelled, percent, short
 BRANCH, LAST, TRUNK, BLANK = "├── ", "└── ", "│   ", "    "
 LIVE_ROLES = ("stable", "candidate")
 SHOWN_DIFFERENCES = 5
+SHORT = 80  # characters of a message in a list of all endpoints
 
 
 def system(status: SystemStatus, now: float, *, wide: bool = False) -> list[str]:
     """All endpoints, one row each, then what is wrong with the whole."""
-    headers = ["NAME", "STATE", "SYNC", "STABLE", "CANDIDATE", "WEIGHT", "READY", "REVISION", "AGE"]
+    headers = ["NAME", "STATE", "SYNC", "STABLE", "CANDIDATE", "TRAFFIC", "READY", "REVISION", "AGE"]
     rows = [row(endpoint, now) for endpoint in status.endpoints]
     if wide:
         headers += ["COMMIT", "GENERATION", "URL"]
         rows = [[*r, *wide_cells(e)] for r, e in zip(rows, status.endpoints, strict=True)]
     headers.append("MESSAGE")
-    rows = [[*r, e.message] for r, e in zip(rows, status.endpoints, strict=True)]
+    rows = [[*r, first(e.message, None if wide else SHORT)] for r, e in zip(rows, status.endpoints, strict=True)]
     shown = table(headers, rows) if rows else [f"no endpoint on {status.branch} at {short(status.commit)} yet"]
     return [*shown, *trouble(status)]
+
+
+def first(text: str, limit: int | None = None) -> str:
+    """A cell's worth of a message: its first line; an installer's words would break the table."""
+    line = text.partition("\n")[0]
+    return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
 
 
 def row(endpoint: EndpointStatus, now: float) -> list[str]:
@@ -90,7 +97,7 @@ def header(status: EndpointStatus) -> list[str]:
         labelled("Name", status.name),
         labelled("URL", status.url),
         labelled("Status", state(status.state)),
-        labelled("Message", status.message) if status.message else "",
+        labelled("Message", novel(status)) if status.message else "",
         labelled("Sync", f"{state(status.sync)} {short(status.commit)}"),
         labelled("Generation", f"{status.generation} (every router worker: {status.acked})"),
         *step_lines(status),
@@ -101,8 +108,14 @@ def header(status: EndpointStatus) -> list[str]:
     return [line for line in lines if line]
 
 
+def novel(status: EndpointStatus) -> str:
+    """The message without what the findings below it say again."""
+    told = {line.strip() for line in finding_lines(status.findings)}
+    return "\n".join(line for line in status.message.splitlines() if line.strip() not in told)
+
+
 def step_lines(status: EndpointStatus) -> list[str]:
-    """`Step: 5/8 step-25`, weights asked and seen; nothing without a rollout that moves."""
+    """`Step: 5/8 step-25`, the candidate's traffic asked and counted; nothing without a rollout that moves."""
     rollout = status.rollout
     if rollout is None or rollout.ended_at is not None:
         return []
@@ -111,8 +124,8 @@ def step_lines(status: EndpointStatus) -> list[str]:
     lines = [labelled("Step", f"{done}/{len(rollout.ops)}" + (f" {current.name}" if current else ""))]
     candidate = of_role(status, "candidate")
     if candidate:
-        lines.append(labelled("  SetWeight", percent(candidate.per_mille)))
-        lines.append(labelled("  ActualWeight", observed(candidate)))
+        lines.append(labelled("  Asked", percent(candidate.per_mille)))
+        lines.append(labelled("  Counted", observed(candidate)))
         if candidate.mirror_per_mille:
             lines.append(labelled("  Mirror", percent(candidate.mirror_per_mille)))
     return lines
@@ -152,7 +165,7 @@ def revision_rows(revision: RevisionStatus) -> list[list[str]]:
 
 def rollout_rows(rollout: RolloutStatus, now: float) -> list[list[str]]:
     spent = (rollout.ended_at or now) - rollout.started_at
-    rows = [[f"Σ {rollout.id}", "Rollout", state(rollout.state), age(spent), rollout.message]]
+    rows = [[f"Σ {rollout.id}", "Rollout", state(rollout.state), age(spent), first(rollout.message)]]
     for index, op in enumerate(rollout.ops):
         last = index == len(rollout.ops) - 1
         rows.append([(LAST if last else BRANCH) + op.name, "Op", state(op.state), op_age(op, now), op_info(op)])
@@ -167,7 +180,8 @@ def op_age(op: OpStatus, now: float) -> str:
 
 def op_info(op: OpStatus) -> str:
     parts = [f"{op.percent:g} %"] if op.percent else []
-    return " ".join([*parts, op.message] if op.message else parts)
+    said = "" if held_by(op) else first(op.message)  # the gates below say it in full
+    return " ".join([*parts, said] if said else parts)
 
 
 def gate_info(verdict: Verdict) -> str:
@@ -205,8 +219,9 @@ def candidate_name(status: EndpointStatus, revision: str) -> str:
 def ladder(shown: RolloutStatus, now: float) -> list[str]:
     rows = []
     for op in shown.ops:
-        weight = f"{op.percent:g} %" if op.percent else ""
-        rows.append([op.name, state(op.state), weight, op_age(op, now), op.message])
+        moved = f"{op.percent:g} %" if op.percent else ""
+        said = "" if held_by(op) else first(op.message)
+        rows.append([op.name, state(op.state), moved, op_age(op, now), said])
         rows += [[f"  α {v.gate}", state(v.result), "", "", verdict_line(v)] for v in op.verdicts]
     return table(["OP", "STATUS", "PERCENT", "TIME", "INFO"], rows)
 
@@ -219,8 +234,12 @@ def verdict_line(verdict: Verdict) -> str:
 def held(shown: RolloutStatus) -> list[str]:
     """Why the running op does not end yet."""
     op = running(shown)
-    waits = [v for v in op.verdicts if v.result in (Result.INCONCLUSIVE, Result.ERROR)] if op else []
-    return spaced([f"{op.name} is held by {v.gate}: {gate_info(v)}" for v in waits] if op else [])
+    return spaced([f"held at {op.message}"] if op and held_by(op) else [])
+
+
+def held_by(op: OpStatus) -> list[Verdict]:
+    """The verdicts a running op waits for."""
+    return [v for v in op.verdicts if op.state == "running" and v.result in (Result.INCONCLUSIVE, Result.ERROR)]
 
 
 def failures(shown: RolloutStatus) -> list[str]:
@@ -252,7 +271,9 @@ def spaced(lines: list[str]) -> list[str]:
 
 
 def summary(status: EndpointStatus) -> str:
+    """One line of a log: state, what runs, why it waits."""
     current = running(status.rollout) if status.rollout and status.rollout.ended_at is None else None
+    message = first(status.message)
+    named = current.name if current and not message.startswith(f"{current.name}:") else ""
     refused = f"{state(status.sync)} {short(status.commit)}" if status.sync == "Rejected" else ""
-    parts = [state(status.state), current.name if current else "", status.message, refused]
-    return GAP.join(part for part in parts if part)
+    return GAP.join(part for part in (state(status.state), named, message, refused) if part)

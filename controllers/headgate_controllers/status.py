@@ -11,6 +11,8 @@ from headgate.rollout import Head, OpEnd, OpRecord, Rollout, State
 from headgate.table import EndpointRoute
 from headgate.workload import Purpose, Replica, ReplicaState
 
+REQUESTS = "candidate_requests"  # figure of a verdict
+
 
 def endpoint_status(
     head: Head,
@@ -103,8 +105,12 @@ def _progress(rollout: Rollout) -> tuple[str, str]:
 def held(op: OpRecord) -> str:
     """Why an op still holds, in one line."""
     if op.verdicts:
-        waiting = [f"{v.gate}: {v.missing or v.explanation}" for v in op.verdicts if v.result is not Result.PASS]
-        return f"{op.name}: " + ("; ".join(waiting) if waiting else "soaking")
+        waiting = [v for v in op.verdicts if v.result is not Result.PASS]
+        if any(v.figures.get(REQUESTS) == 0 for v in waiting):
+            return (
+                f"{op.name}: no caller has sent a request yet, so there is nothing to judge; at max_soak it goes back"
+            )
+        return f"{op.name}: " + ("; ".join(f"{v.gate}: {v.missing or v.explanation}" for v in waiting) or "soaking")
     return f"{op.name}: " + (op.message or "waiting" if op.live_at is None else op.message or "waiting for evidence")
 
 

@@ -84,7 +84,7 @@ STEPPING = RolloutStatus(
             5,
             NOW - 100,
             None,
-            "soaking",
+            "step-5: error-rate: about 190 more candidate requests",
             (
                 verdict(
                     "error-rate",

@@ -227,7 +227,8 @@ def test_a_script_that_does_not_start_is_given_up_with_its_place(machine: Machin
     head, *tail = failed.message.splitlines()
     why = "score.py:1: ModuleNotFoundError: No module named 'no_such_module'"
     assert head == "ended with code 3: the model did not start: " + why
-    assert "Traceback (most recent call last):" in tail
+    assert tail.count("Traceback (most recent call last):") == 1, "of the last start only"
+    assert f"headgate: the model did not start: {why}" not in tail, "said already"
     assert failed.restarts == 4
     machine.restart()
     assert [r.state for r in machine.replicas()] == [FAILED]

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from headgate.control import EndpointStatus
-from headgate.evidence import Result
+from headgate.evidence import Result, Verdict
 from headgate.findings import Finding, Place
 from headgate.rollout import Head
 from headgate.testing import World, deployment, target
 from headgate.workload import ReplicaState
-from headgate_controllers.status import agrees_with_git, endpoint_status
+from headgate_controllers.status import agrees_with_git, endpoint_status, held
 
 BLUE, GREEN = deployment("blue"), deployment("green")
 B, G = BLUE.revision, GREEN.revision
@@ -53,6 +53,20 @@ def test_a_mirror_says_what_it_waits_for() -> None:
     }
     assert status.rollout
     assert [op.state for op in status.rollout.ops] == ["passed"] * 3 + ["running"] + ["waiting"] * 4
+
+
+def test_an_op_without_a_request_says_so_instead_of_what_each_gate_lacks() -> None:
+    world = mirroring()
+    none = {"candidate_requests": 0.0}
+    unheard = Verdict("minimum-evidence", "1", "mirror", {}, 0.01, Result.INCONCLUSIVE, "0 were seen", none)
+    rollout = world.head.rollout
+    assert rollout
+    op = replace(rollout.ops[-1], verdicts=(unheard,))
+    said = held(op)
+    assert said.startswith("mirror: no caller has sent a request yet")
+    assert held(replace(op, verdicts=(replace(unheard, figures={"candidate_requests": 7.0}),))) == (
+        "mirror: minimum-evidence: 0 were seen"
+    )
 
 
 def test_a_step_progresses_and_a_pause_is_said() -> None:

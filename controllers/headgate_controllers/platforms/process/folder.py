@@ -121,7 +121,13 @@ def why_ended(folder: Path, state: child.State, reason: str) -> str:
             how = "its process is gone"
     said = lines[-1].removeprefix("headgate: ") if lines and not reason else ""
     head = reason or (f"{how}: {said}" if said else how)
-    return "\n".join([head, *lines])
+    return "\n".join([head, *(own_words(lines) if said else lines)])
+
+
+def own_words(lines: list[str]) -> list[str]:
+    """What the last of several starts said: the front ends each with a line of its own, and the last one is known."""
+    ends = [index for index, line in enumerate(lines[:-1]) if line.startswith("headgate: ")]
+    return lines[ends[-1] + 1 if ends else 0 : -1]
 
 
 def bound_logs(folder: Path) -> None:
