@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from headgate.capacity import CPU, MEMORY, PODS, Inventory, Node, Quota
 from headgate.findings import TerminalError
@@ -29,6 +29,34 @@ UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e1
 }
 
 
+class Container(TypedDict, total=False):
+    resources: dict[str, Any]
+    restartPolicy: str
+
+
+class Asked(TypedDict, total=False):
+    containers: list[Container] | None
+    initContainers: list[Container] | None
+    nodeName: str
+    overhead: dict[str, Any] | None
+
+
+class Phase(TypedDict, total=False):
+    phase: str
+
+
+class Counted(TypedDict, total=False):
+    """Of a pod what `of` reads: a hundredth of it."""
+
+    spec: Asked
+    status: Phase
+
+
+class Pods(TypedDict, total=False):
+    metadata: dict[str, Any]
+    items: list[Counted] | None
+
+
 def look(cluster: Cluster) -> Inventory | None:
     """None: we may not list nodes. Raises TransientError: the API server is away."""
     try:
@@ -36,9 +64,9 @@ def look(cluster: Cluster) -> Inventory | None:
     except TerminalError:
         return None
     try:
-        every, _ = cluster.list(EVERY_POD, keep=_counted)
+        every, _ = cluster.list(EVERY_POD, shape=Pods)
     except TerminalError:
-        every, _ = cluster.list(POD, keep=_counted)
+        every, _ = cluster.list(POD, shape=Pods)
     try:
         quotas, _ = cluster.list(RESOURCE_QUOTA)
     except TerminalError as error:
@@ -73,17 +101,6 @@ class Looks:
         finally:
             with self._lock:
                 self.asking -= 1
-
-
-def _counted(pod: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a pod what `of` reads: a hundredth of it."""
-    spec = pod.get("spec") or {}
-    sizes = {
-        kind: [{name: c[name] for name in ("resources", "restartPolicy") if name in c} for c in spec.get(kind) or ()]
-        for kind in ("containers", "initContainers")
-    }
-    asked = {**sizes, "nodeName": spec.get("nodeName", ""), "overhead": spec.get("overhead")}
-    return {"metadata": {}, "spec": asked, "status": {"phase": (pod.get("status") or {}).get("phase", "")}}
 
 
 def of(nodes: Iterable[Object], every: Iterable[Object], quotas: Iterable[Object]) -> Inventory:
