@@ -18,6 +18,9 @@ from headgate_kit.layout import NAME, DataFolder
 
 DEFAULT_PORT = 8400
 DEFAULT_BRANCH = "main"
+BUILTIN, ENVOY = "builtin", "envoy"
+DATAPLANES = (BUILTIN, "asgi", ENVOY)  # as a router worker's own option has them
+TUNNEL_IDLE_S, TUNNEL_LIFE_S = 120.0, 4 * 3600.0  # as a router worker's own defaults
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 URL = re.compile(r"[a-z][a-z0-9+.-]*://|[^/\s]+@[^/\s]+:")
 PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@]*:[^/@]*@")
@@ -33,13 +36,24 @@ class Ground:
     workers: int
     tls_cert: str = ""  # absolute; empty: plain HTTP
     tls_key: str = ""
+    dataplane: str = BUILTIN
+    tunnel_idle_s: float = TUNNEL_IDLE_S
+    tunnel_life_s: float = TUNNEL_LIFE_S
 
     @property
     def scheme(self) -> str:
         return "https" if self.tls_cert else "http"
 
 
-def settle(repo: str | None, branch: str | None, data: str | None, host: str, port: int | None, workers: int) -> Ground:
+def settle(
+    repo: str | None,
+    branch: str | None,
+    data: str | None,
+    host: str,
+    port: int | None,
+    workers: int,
+    dataplane: str | None = None,
+) -> Ground:
     """Fills in what was not said: as last time in this data folder, else our defaults.
 
     Raises: FindingsError `no-repo`, `secret-in-url`, `repo-no-branch`.
@@ -56,6 +70,7 @@ def settle(repo: str | None, branch: str | None, data: str | None, host: str, po
         host=host,
         port=port if port is not None else int(last.get("port") or DEFAULT_PORT),
         workers=workers,
+        dataplane=dataplane or _last_of(last, DATAPLANES),
     )
 
 
@@ -75,6 +90,11 @@ def remembered(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):  # none yet, or not ours: then nothing is remembered
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _last_of(last: dict[str, Any], known: Sequence[str]) -> str:
+    said = str(last.get("dataplane") or "")
+    return said if said in known else known[0]
 
 
 def remember(data: DataFolder, ground: Ground, port: int) -> None:

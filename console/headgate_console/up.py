@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,22 +22,23 @@ from pathlib import Path
 import click
 
 from headgate.findings import Finding, FindingsError, Place
-from headgate_console import ground, live, options, supervisor
+from headgate_console import door, ground, live, options, supervisor
 from headgate_console.connect import Control, open_folder
+from headgate_console.durations import Duration
 from headgate_console.exits import Exit
-from headgate_console.ground import DEFAULT_PORT, Ground
+from headgate_console.ground import DATAPLANES, DEFAULT_PORT, TUNNEL_IDLE_S, TUNNEL_LIFE_S, Ground
 from headgate_console.options import note
 from headgate_console.supervisor import Service, Supervisor
-from headgate_kit import child, listen
+from headgate_kit import child
 from headgate_kit.files import AlreadyLocked, Locked, write_atomic, write_json
 from headgate_kit.layout import DataFolder
 
 DEFAULT_WORKERS = 2
-UP_WITHIN_S = 30.0  # a detached start that does not answer by then has failed
+UP_WITHIN_S = 300.0  # a detached start is waited for so long while its processes live
+SAY_EVERY_S = 5.0  # meanwhile, what it waits for
 DOWN_WITHIN_S = 90.0  # the routers' drain, then three grace periods
 POLL_S = 0.1
 NARRATE_EVERY_S = 0.3
-WILDCARDS = ("0.0.0.0", "::")  # addresses to listen on that nobody can call
 
 
 @options.verb()
@@ -47,8 +48,19 @@ WILDCARDS = ("0.0.0.0", "::")  # addresses to listen on that nobody can call
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where callers reach the router.")
 @click.option("--port", type=int, help=f"Default: the one of last time, else {DEFAULT_PORT}. 0: any free one.")
 @click.option(
-    "--workers", type=click.IntRange(1, 64), default=DEFAULT_WORKERS, show_default=True, help="Of the router."
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=DEFAULT_WORKERS,
+    show_default=True,
+    help="Of the router; with Envoy: its threads.",
 )
+@click.option(
+    "--dataplane",
+    type=click.Choice(DATAPLANES),
+    help="How routers pass requests on (docs/envoy.md). Default: the one of last time, else builtin.",
+)
+@click.option("--tunnel-idle", type=Duration(), default=TUNNEL_IDLE_S, help="A WebSocket without a byte ends (120s).")
+@click.option("--tunnel-life", type=Duration(), default=TUNNEL_LIFE_S, help="Any WebSocket ends (4h).")
 @click.option("--detach", is_flag=True, help="Return once it is up; `headgate down` stops it.")
 @click.option("--keep", is_flag=True, help="Ctrl-C ends only this supervisor; the next `headgate up` adopts the rest.")
 @click.option("--tls-cert", metavar="FILE", default="", help="Speak HTTPS with this certificate chain (PEM).")
@@ -61,6 +73,9 @@ def up(
     host: str,
     port: int | None,
     workers: int,
+    dataplane: str | None,
+    tunnel_idle: float,
+    tunnel_life: float,
     detach: bool,
     keep: bool,
     tls_cert: str,
@@ -69,7 +84,8 @@ def up(
 ) -> Exit:
     """Serve an endpoints repo on this machine. Killed and run again, it adopts what still runs."""
     ground.check_host(host, insecure, tls_cert, tls_key)
-    asked = ground.settle(repo, branch, data, host, port, workers)
+    asked = ground.settle(repo, branch, data, host, port, workers, dataplane)
+    asked = replace(asked, tunnel_idle_s=tunnel_idle, tunnel_life_s=tunnel_life)
     if tls_cert:
         asked = replace(asked, tls_cert=str(Path(tls_cert).absolute()), tls_key=str(Path(tls_key).absolute()))
     return in_background(asked, insecure) if detach else in_foreground(asked, keep)
@@ -95,14 +111,14 @@ def in_foreground(asked: Ground, keep: bool) -> Exit:
     data.prepare()
     child.allow_open_files()
     with alone(data):
-        sock = listening(data, asked)
+        sock = door.listening(data, asked)
         port = write_down(data, asked, sock)
-        stop_surplus(data, asked.workers)
+        stop_surplus(data, door.names(asked))
         supervisor.forget_control(data)
         watched = Supervisor(data, services(data, asked, sock), note)
         stop = stop_on_signals()
         watched.begin()
-        note(f"callers: {url_of(asked, port)}/endpoints/NAME/score   stop: Ctrl-C")
+        note(f"callers: {door.url_of(asked, port)}/endpoints/NAME/score   stop: Ctrl-C")
         if not options.quiet():
             threading.Thread(target=narrate, args=(Control(data), stop), name="narrate", daemon=True).start()
         watched.run(stop)
@@ -136,38 +152,13 @@ def alone(data: DataFolder) -> Iterator[None]:
         lock.__exit__(None, None, None)
 
 
-def listening(data: DataFolder, asked: Ground) -> socket.socket:
-    """The socket that running router workers serve on; a new one when none runs.
-
-    Raises: FindingsError `port-taken`, `port-changed`.
-    """
-    for folder in supervisor.running(data.services):
-        sock = listen.take(folder / "listen.sock")
-        if sock is not None:
-            port = sock.getsockname()[1]
-            if asked.port not in (0, port):
-                sock.close()
-                raise FindingsError(_port_changed(asked.port, port))
-            return sock
-    try:
-        return listen.bind(asked.host, asked.port)
-    except OSError as error:
-        raise FindingsError(_port_taken(asked, error)) from error
-
-
 def services(data: DataFolder, asked: Ground, sock: socket.socket) -> list[Service]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    where = ("--data", str(data.root))
     branch = ("--branch", asked.branch) if asked.branch else ()
-    controller = (sys.executable, "-m", "headgate_controllers", *where, *branch)
+    controller = (sys.executable, "-m", "headgate_controllers", "--data", str(data.root), *branch)
     # Not in argv: a URL may hold a password.
-    tls = ("--tls-cert", asked.tls_cert, "--tls-key", asked.tls_key) if asked.tls_cert else ()
-    found = [Service(supervisor.CONTROLLER, controller, {**environment, "HEADGATE_REPO": asked.repo})]
-    for index in range(asked.workers):
-        name, fd = f"router-{index}", sock.fileno()
-        argv = (sys.executable, "-m", "headgate_router", *where, "--worker", name, "--fd", str(fd), *tls)
-        found.append(Service(name, argv, environment, (fd,)))
-    return found
+    first = Service(supervisor.CONTROLLER, controller, {**environment, "HEADGATE_REPO": asked.repo})
+    return [first, *door.routers(data, asked, sock, environment)]
 
 
 def write_down(data: DataFolder, asked: Ground, sock: socket.socket) -> int:
@@ -175,19 +166,13 @@ def write_down(data: DataFolder, asked: Ground, sock: socket.socket) -> int:
     port = int(sock.getsockname()[1])
     if not data.token.exists():
         write_atomic(data.token, secrets.token_urlsafe(32).encode() + b"\n", mode=0o600)
-    write_json(data.router, {"url": url_of(asked, port), "workers": asked.workers})
+    write_json(data.router, {"url": door.url_of(asked, port), "workers": len(door.names(asked))})
     ground.remember(data, asked, port)
     return port
 
 
-def url_of(asked: Ground, port: int) -> str:
-    named = socket.gethostname() if asked.host in WILDCARDS else asked.host
-    return f"{asked.scheme}://[{named}]:{port}" if ":" in named else f"{asked.scheme}://{named}:{port}"
-
-
-def stop_surplus(data: DataFolder, workers: int) -> None:
+def stop_surplus(data: DataFolder, wanted: Collection[str]) -> None:
     """Router workers of last time that this time has no use for."""
-    wanted = {f"router-{index}" for index in range(workers)}
     routers = [folder for folder in supervisor.running(data.services) if folder.name.startswith("router-")]
     supervisor.stop_folders([folder for folder in routers if folder.name not in wanted], supervisor.DRAIN_S)
 
@@ -234,7 +219,7 @@ def in_background(asked: Ground, insecure: bool) -> Exit:
     data.prepare()
     folder = data.services / supervisor.SUPERVISOR
     with alone(data):  # refuses before anything is started; the supervisor takes lock and port itself
-        listening(data, asked).close()
+        door.listening(data, asked).close()
         child.reset(folder)
     said_before = supervisor.size(folder / "stderr")
     argv = [sys.executable, "-m", "headgate_console.main", "up", "--repo", asked.repo, "--branch", asked.branch]
@@ -247,6 +232,12 @@ def in_background(asked: Ground, insecure: bool) -> Exit:
         str(asked.port),
         "--workers",
         str(asked.workers),
+        "--dataplane",
+        asked.dataplane,
+        "--tunnel-idle",
+        f"{asked.tunnel_idle_s:g}s",
+        "--tunnel-life",
+        f"{asked.tunnel_life_s:g}s",
     ]
     argv += ["--insecure"] if insecure else []
     argv += ["--tls-cert", asked.tls_cert, "--tls-key", asked.tls_key] if asked.tls_cert else []
@@ -257,23 +248,56 @@ def in_background(asked: Ground, insecure: bool) -> Exit:
     return Exit.OK
 
 
-def wait_until_up(data: DataFolder, folder: Path, said_before: int = 0) -> None:
-    """Raises: FindingsError `not-up`, with the supervisor's last words; not those of an earlier start."""
-    deadline = time.monotonic() + UP_WITHIN_S
+def wait_until_up(data: DataFolder, folder: Path, said_before: int = 0, within_s: float = UP_WITHIN_S) -> None:
+    """While the supervisor lives: it ends by itself when a part of it never gets up.
+
+    Raises: FindingsError `not-up`, with the supervisor's last words of this start, and what still runs.
+    """
+    began = said = time.monotonic()
     control = Control(data)
-    while time.monotonic() < deadline and isinstance(child.state(folder), child.Running):
-        with suppress(FindingsError):  # not yet
-            if any(not worker.lost for worker in control.system().workers):
-                return
+    while isinstance(child.state(folder), child.Running):
+        missing = not_yet(data, control)
+        if not missing:
+            return
+        now = time.monotonic()
+        if now >= began + within_s:
+            raise FindingsError(_slow(data, folder, missing, supervisor.tail(folder / "stderr", after=said_before)))
+        if now >= said + SAY_EVERY_S:
+            note(f"{missing}, for {now - began:.0f} s")
+            said = now
         time.sleep(POLL_S)
     raise FindingsError(
         Finding(
             code="not-up",
-            message="the system does not answer" + f" within {UP_WITHIN_S:g} s" * (time.monotonic() >= deadline),
+            message="the system does not answer: its supervisor ended",
             why="the supervisor's last words:\n" + supervisor.tail(folder / "stderr", after=said_before),
             fix="run `headgate up` in the foreground to watch it start",
             place=Place(str(folder)),
         )
+    )
+
+
+def not_yet(data: DataFolder, control: Control) -> str:
+    """What a start still waits for; empty: callers are answered. A lease alone may be that of a worker just killed."""
+    try:
+        workers = control.system().workers
+    except FindingsError:  # it is only starting
+        return "waiting for the controller"
+    if all(worker.lost for worker in workers):
+        return "waiting for a router worker"
+    return "" if door.answers(data) else "waiting for the router to listen"
+
+
+def _slow(data: DataFolder, folder: Path, missing: str, last_words: str) -> Finding:
+    parts = [path.name for path in supervisor.running(data.services) if path.name != supervisor.SUPERVISOR]
+    runs = f"what runs: {', '.join(parts)}" if parts else "none of its parts runs"
+    return Finding(
+        code="not-up",
+        message=f"the system does not answer: still {missing}",
+        why=f"{runs}. The supervisor's last words:\n{last_words}",
+        fix=f"it goes on starting: look with `headgate status --data {data.root}`, read the logs beside this folder, "
+        "or stop it with `headgate down`",
+        place=Place(str(folder)),
     )
 
 
@@ -299,24 +323,4 @@ def ask_supervisor_to_stop(data: DataFolder, holder: str) -> None:
             fix="its last words are in services/supervisor, or on the terminal it runs in; try again",
             place=Place(str(data.root)),
         )
-    )
-
-
-def _port_changed(asked: int, port: int) -> Finding:
-    return Finding(
-        code="port-changed",
-        message=f"callers use port {port}, not {asked}",
-        why="router workers of the last `headgate up` serve there, and moving them would break callers",
-        fix=f"leave --port {asked} out, or `headgate down` first",
-        place=Place("--port"),
-    )
-
-
-def _port_taken(asked: Ground, error: OSError) -> Finding:
-    return Finding(
-        code="port-taken",
-        message=f"cannot listen on {asked.host}:{asked.port}",
-        why=str(error.strerror or error),
-        fix="name another one with --port, or 0 for any free one",
-        place=Place("--port"),
     )

@@ -152,6 +152,8 @@ SYSTEM: Mapping[str, Entry] = {
     "service-fails": ("A process of ours ends again and again.", "Read its log."),
     "router-silent": ("The router does not answer.", "`headgate status` shows its workers."),
     "port-taken": ("The port is in use.", "Stop what uses it, or choose another."),
+    "dataplane-changed": ("Router workers that run pass requests on in another way than asked for.",
+                          "Leave --dataplane out, or `headgate down` first."),
     "port-changed": ("Callers use another port than asked for.", "Leave --port out, or `headgate down` first."),
     "op-settings": ("A setting of the ops on a cluster is not what the cluster could read.",
                     "Correct the variable it names in the controller's environment: docs/pipelines.md lists them."),

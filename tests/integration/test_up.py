@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+import envoyplane
 from headgate.findings import FindingsError
-from headgate_console import up
+from headgate_console import door, up
 from headgate_console.ground import Ground
 from headgate_console.supervisor import LONGEST_DELAY_S, Service, Supervisor, running, stop_everything
 from headgate_kit import child
@@ -179,16 +180,16 @@ def router_only(data: DataFolder, sock: socket.socket) -> list[Service]:
 
 
 def test_the_listening_socket_is_taken_over_from_a_running_router(data: DataFolder) -> None:
-    first = up.listening(data, ground(data))
+    first = door.listening(data, ground(data))
     port = up.write_down(data, ground(data), first)
     with Watched(Supervisor(data, router_only(data, first), lambda _: None)):
         pid = pid_of(data, "router-0")
         eventually((data.services / "router-0" / "listen.sock").exists)
     first.close()
-    second = up.listening(data, ground(data, port))
+    second = door.listening(data, ground(data, port))
     assert second.getsockname()[1] == port
     with pytest.raises(FindingsError, match="port-changed"):
-        up.listening(data, ground(data, port + 1))
+        door.listening(data, ground(data, port + 1))
     with Watched(Supervisor(data, router_only(data, second), lambda _: None)):
         assert pid_of(data, "router-0") == pid
         os.kill(pid, signal.SIGKILL)
@@ -199,7 +200,7 @@ def test_the_listening_socket_is_taken_over_from_a_running_router(data: DataFold
 
 def test_router_workers_that_are_replaced_one_by_one_lose_no_request(data: DataFolder) -> None:
     """As an upgrade does: SIGTERM, and the supervisor starts what is installed now."""
-    sock = up.listening(data, ground(data))
+    sock = door.listening(data, ground(data))
     port = up.write_down(data, ground(data), sock)
     seen: Counter[str] = Counter()
     over = threading.Event()
@@ -250,7 +251,7 @@ def _status(port: int) -> int:
 
 
 def test_the_token_is_made_once_and_only_its_owner_can_read_it(data: DataFolder) -> None:
-    with up.listening(data, ground(data)) as sock:
+    with door.listening(data, ground(data)) as sock:
         port = up.write_down(data, ground(data), sock)
         token = data.token.read_bytes()
         up.write_down(data, ground(data), sock)
@@ -261,4 +262,50 @@ def test_the_token_is_made_once_and_only_its_owner_can_read_it(data: DataFolder)
 
 def test_a_taken_port_is_a_finding(data: DataFolder) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(FindingsError, match="port-taken"):
-        up.listening(data, ground(data, taken.getsockname()[1]))
+        door.listening(data, ground(data, taken.getsockname()[1]))
+
+
+@pytest.fixture(params=[envoyplane.PARAM])
+def beside(request: pytest.FixtureRequest, data: DataFolder) -> Ground:
+    """`headgate up --dataplane envoy`; skipped where there is no Envoy."""
+    return replace(ground(data), dataplane=request.param)
+
+
+def test_an_envoy_serves_at_the_address_that_the_supervisor_keeps(data: DataFolder, beside: Ground) -> None:
+    first = door.listening(data, beside)
+    port = up.write_down(data, beside, first)
+    (worker,) = door.routers(data, replace(beside, workers=3), first, dict(os.environ))
+    with Watched(Supervisor(data, [worker], lambda _: None)):
+        pid = pid_of(data, "router-0")
+        eventually(lambda: door.answers(data))
+        assert _status(port) == 404
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: child.pid(data.services / "router-0") not in (None, pid))
+        eventually(lambda: door.answers(data))
+    first.close()  # as a supervisor that was killed
+    again = door.listening(data, replace(beside, port=port))
+    assert again.getsockname()[1] == port
+    again.close()
+    for other, code in ((replace(beside, port=port + 1), "port-changed"), (ground(data), "dataplane-changed")):
+        with pytest.raises(FindingsError, match=code):
+            door.listening(data, other)
+    assert _status(port) == 404, "whoever asked, callers are answered"
+
+
+def test_a_start_that_takes_long_says_what_it_waits_for_and_what_runs(
+    data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(up, "note", said.append)
+    monkeypatch.setattr(up, "SAY_EVERY_S", 0.0)
+    folder = data.services / "supervisor"
+    for name in ("supervisor", "router-0"):
+        child.start(data.services / name, (sys.executable, "-c", LOOPS), env=dict(os.environ))
+    with pytest.raises(FindingsError) as caught:
+        up.wait_until_up(data, folder, within_s=0.2)
+    (finding,) = caught.value.findings
+    assert (finding.code, "what runs: router-0" in finding.why) == ("not-up", True)
+    assert said[0] == "waiting for the controller, for 0 s"
+    child.stop(folder, grace_s=1)
+    with pytest.raises(FindingsError, match="its supervisor ended"):
+        up.wait_until_up(data, folder)

@@ -10,7 +10,7 @@ import git
 import pytest
 
 from headgate.findings import FindingsError
-from headgate_console import ground, up
+from headgate_console import door, ground
 from headgate_console.supervisor import GIVE_UP_AFTER, LONGEST_DELAY_S, delay_s, size, tail, trim
 
 
@@ -52,6 +52,18 @@ def test_what_was_said_last_time_is_remembered(tmp_path: Path) -> None:
     again = settle()
     assert (again.repo, again.branch, again.port) == ("ssh://git@example.org/eps", "live", 9100)
     assert settle(port=0).port == 0
+
+
+def test_the_data_path_of_last_time_is_kept_unless_another_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / ".headgate"
+    folder.mkdir()
+    repo = "https://example.org/eps"
+    assert settle(repo).dataplane == "builtin"
+    (folder / "up.json").write_text(json.dumps({"dataplane": "envoy"}))
+    assert settle(repo).dataplane == "envoy"
+    assert ground.settle(repo, None, None, "127.0.0.1", None, 2, "asgi").dataplane == "asgi"
+    (folder / "up.json").write_text(json.dumps({"dataplane": "nginx"}))
+    assert settle(repo).dataplane == "builtin", "one of a version that knew more"
 
 
 def test_an_unreadable_memory_is_no_memory(tmp_path: Path) -> None:
@@ -109,13 +121,13 @@ def on(host: str) -> ground.Ground:
 
 @pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:80"), ("::1", "http://[::1]:80")])
 def test_urls_name_the_host_callers_use(host: str, url: str) -> None:
-    assert up.url_of(on(host), 80) == url
+    assert door.url_of(on(host), 80) == url
     secure = replace(on(host), tls_cert="/c", tls_key="/k")
-    assert up.url_of(secure, 80) == url.replace("http", "https")
+    assert door.url_of(secure, 80) == url.replace("http", "https")
 
 
 def test_an_address_nobody_can_call_is_not_told_to_callers() -> None:
-    assert "0.0.0.0" not in up.url_of(on("0.0.0.0"), 80)
+    assert "0.0.0.0" not in door.url_of(on("0.0.0.0"), 80)
 
 
 def test_the_first_death_is_answered_at_once_then_with_more_and_more_patience() -> None:

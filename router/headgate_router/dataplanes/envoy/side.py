@@ -41,20 +41,26 @@ class Asked:
 
 
 def reserve(host: str, port: int) -> socket.socket:
+    """An address as `keep` does, that nobody else listens on. Raises OSError: it is taken, or not of this machine."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as alone:  # who listens there without sharing is found out here
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        alone.bind(address)
+        bound = alone.getsockname()
+    return keep(*bound[:2])
+
+
+def keep(host: str, port: int) -> socket.socket:
     """A TCP address that is taken and not listened on: Envoy shares it, and finds it free again after a restart.
 
-    Raises OSError: it is taken by others, or not of this machine.
+    Raises OSError: it is taken by others who do not share it, or not of this machine.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     sock = socket.socket(family, kind, protocol)
     try:
-        with socket.socket(family, kind, protocol) as alone:  # who listens there without sharing is found out here
-            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            alone.bind(address)
-            bound = alone.getsockname()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(bound)
+        sock.bind(address)
     except OSError:
         sock.close()
         raise
