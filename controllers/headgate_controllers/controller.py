@@ -273,7 +273,7 @@ class Controller:
                 decided=head.traffic,
                 routed=route.split if route else {},
                 generation=route.generation if route else 0,
-                acked=acked,
+                acked=acked if self.routes.settled(head.endpoint) else 0,
                 observed=self._split_counts(route),
             )
         return tuple(lines)

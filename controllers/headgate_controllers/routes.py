@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from headgate import codec
-from headgate.control import RouteStatus, TableStatus, WorkerStatus
+from headgate.control import LEASE_S, RouteStatus, TableStatus, WorkerStatus
 from headgate.routing import same
 from headgate.table import EndpointRoute, RouteTable, seal
 from headgate_controllers.records.sqlite import SqliteRecord
@@ -22,8 +22,11 @@ TABLE = "route-table"  # key in the record's meta
 class Routes:
     """Compiles and publishes. Thread-safe."""
 
-    def __init__(self, record: SqliteRecord) -> None:
+    def __init__(self, record: SqliteRecord, clock: Callable[[], float]) -> None:
         self._record = record
+        self._clock = clock
+        self._began = clock()
+        self._moved_at: dict[str, float] = {}  # endpoint -> when its route last changed, since we began
         self._lock = threading.Lock()
         stored = record.meta_get(TABLE)
         # Sealed anew: what an older version recorded may lack a field that has a default now.
@@ -33,6 +36,10 @@ class Routes:
     @property
     def table(self) -> RouteTable:
         return self._table
+
+    def settled(self, endpoint: str) -> bool:
+        """Whether every worker had the time of a lease to take its route up, or to be counted as lost."""
+        return self._clock() - self._moved_at.get(endpoint, self._began) > LEASE_S
 
     def listen(self, heard: Callable[[RouteTable], None]) -> None:
         self._listeners.append(heard)
@@ -61,6 +68,7 @@ class Routes:
             table = seal(RouteTable(generation, commit or table.commit, endpoints))
             self._record.meta_set(TABLE, codec.canonical(table).decode())
             self._table = table
+            self._moved_at |= dict.fromkeys(moved, self._clock())
         for heard in self._listeners:
             heard(table)
         return tuple(moved)

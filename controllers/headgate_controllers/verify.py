@@ -29,7 +29,7 @@ def drift(
         decided: the record's traffic.
         routed: the published table's, without revisions that get none.
         generation: of the table in which this endpoint's route last changed; 0: it is in none.
-        acked: the newest table every leased router worker serves; 0: none is leased.
+        acked: the newest table every router worker serves; 0: there is none, or they were not given the time yet.
         observed: requests that the split sent to each revision since this route went live; empty: none, or unknown.
     """
     lines = []

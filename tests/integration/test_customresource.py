@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ class Controller:
         self.restored = restore(self.record, with_cluster, lambda endpoint: (f"digest-{endpoint}",))
         with_cluster.close()
         self.heads = Heads(self.record, lambda: 5.0)
-        self.routes = Routes(self.record)
+        self.routes = Routes(self.record, time.time)
         handled = lambda: self.record.meta_get(HANDLED) or ""  # noqa: E731
         self.copies = Copies(lambda: self.routes.table, handled, lambda: 7.0)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from headgate.control import LEASE_S
 from headgate.evidence import PairKind
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable, problems
 from headgate_controllers.records.sqlite import SqliteRecord
@@ -26,7 +28,7 @@ def route(name: str, *upstreams: str) -> EndpointRoute:
 
 
 def test_a_route_keeps_the_generation_in_which_it_last_changed(record: SqliteRecord) -> None:
-    routes = Routes(record)
+    routes = Routes(record, time.time)
     assert routes.publish({"a": route("a"), "b": route("b")}, "c1") == ("a", "b")
     assert routes.publish({"b": route("b", "http://x")}, "c2") == ("b",)
     table = routes.table
@@ -35,7 +37,7 @@ def test_a_route_keeps_the_generation_in_which_it_last_changed(record: SqliteRec
 
 
 def test_what_says_the_same_is_not_published_again(record: SqliteRecord) -> None:
-    routes = Routes(record)
+    routes = Routes(record, time.time)
     routes.publish({"a": route("a")}, "c1")
     before, told = routes.table, []
     routes.listen(told.append)
@@ -43,8 +45,21 @@ def test_what_says_the_same_is_not_published_again(record: SqliteRecord) -> None
     assert (routes.table, told) == (before, [])
 
 
+def test_workers_have_the_time_of_a_lease_before_a_route_counts_as_not_taken_up(record: SqliteRecord) -> None:
+    now = [100.0]
+    routes = Routes(record, lambda: now[0])
+    routes.publish({"a": route("a"), "b": route("b")}, "c1")
+    assert not routes.settled("a")
+    now[0] += LEASE_S + 0.1
+    assert routes.settled("a")
+    routes.publish({"b": route("b", "http://x")}, "c2")
+    assert routes.settled("a")  # tables that change for others hide nothing
+    assert not routes.settled("b")
+    assert not Routes(record, lambda: now[0]).settled("a")  # a new controller has heard nobody yet
+
+
 def test_a_table_is_shown_with_what_was_counted(record: SqliteRecord) -> None:
-    routes = Routes(record)
+    routes = Routes(record, time.time)
     rows = (
         RouteRevision("blue-1", "blue", 900, ("http://x", "http://y")),
         RouteRevision("green-1", "green", 100, (), service="k8s:ml/green:8080"),
@@ -64,7 +79,7 @@ def test_a_table_is_shown_with_what_was_counted(record: SqliteRecord) -> None:
 
 
 def test_none_takes_a_route_out(record: SqliteRecord) -> None:
-    routes = Routes(record)
+    routes = Routes(record, time.time)
     routes.publish({"a": route("a"), "b": route("b")}, "c1")
     assert routes.publish({"a": None}, "") == ("a",)
     assert set(routes.table.endpoints) == {"b"}
@@ -72,8 +87,8 @@ def test_none_takes_a_route_out(record: SqliteRecord) -> None:
 
 
 def test_a_table_is_recorded_before_anybody_sees_it(record: SqliteRecord) -> None:
-    routes = Routes(record)
+    routes = Routes(record, time.time)
     stored: list[RouteTable] = []
-    routes.listen(lambda _: stored.append(Routes(record).table))
+    routes.listen(lambda _: stored.append(Routes(record, time.time).table))
     routes.publish({"a": route("a")}, "c1")
     assert stored == [routes.table]
