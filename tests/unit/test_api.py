@@ -14,6 +14,7 @@ import pytest
 from headgate import codec
 from headgate.control import Ack, ExchangeReply, ExchangeRequest, OperatorAction, OpReply, OpRequest, OpState
 from headgate.evidence import Batch
+from headgate.findings import Finding, Place, Severity
 from headgate.table import EndpointRoute, RouteRevision
 from headgate.testing import counts
 from headgate_controllers.adapters import Adapters
@@ -258,3 +259,11 @@ def test_liveness_needs_no_token_and_shutdown_is_asked_for(system: System) -> No
     assert system.ask("GET", "/healthz", token="").json() == {"status": "ok"}
     system.ask("POST", "/shutdown", {"replicas": True})
     assert (system.controller.stopping.is_set(), system.controller.stop_replicas) == (True, True)
+
+
+def test_what_the_platform_cannot_do_is_said_with_the_state(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`findings` is optional in the port: one machine has none."""
+    assert system.ask("GET", "/status").json()["findings"] == []
+    lacks = Finding("keda-missing", "KEDA does not scale fraud", "w", "f", Place("headgate.yml"), Severity.WARNING)
+    monkeypatch.setattr(type(system.parts.platform), "findings", lambda self: (lacks,), raising=False)
+    assert [f["code"] for f in system.ask("GET", "/status").json()["findings"]] == ["keda-missing"]
