@@ -23,6 +23,7 @@ from headgate.yamltext import parse
 
 MAX_CODE_BYTES = 256 * 1024 * 1024  # code, not data: a folder larger than this was not meant
 MAX_CODE_FILES = 10_000
+FOUND = "commit the model and write `model: {path: ...}`, or name a catalogue in headgate.yml (docs/models.md)"
 NOTHING = EnvironmentPin("", ())
 
 # (reference, path@content of the file that holds it) -> pin. Raises LookupError, Transient-, TerminalError, NotAsked.
@@ -105,8 +106,7 @@ class Assets:
             raise refuse("not-here", message, why, "write `azureml:NAME:VERSION`", spot)
         if self.pin is None:
             if not self.settings.catalogue and not self.settings.catalogues:
-                fix = "set `catalogue:` or `catalogues:` in headgate.yml, or write `model: {path: ...}`"
-                raise refuse("model-unknown", f"there is no catalogue to look `{cut(ref)}` up in", why, fix, spot)
+                raise refuse("model-unknown", f"there is no catalogue to look `{cut(ref)}` up in", why, FOUND, spot)
             return self._provisional(match["name"], ref, spot)
         own = match.groupdict().get("registry") in self.settings.catalogues
         file = spot.document.file
@@ -116,7 +116,8 @@ class Assets:
             return self._provisional(match["name"], ref, spot)
         except LookupError as error:
             why = str(error.args[0]) if error.args else why
-            fix = "register it, or name one that is there"
+            known = self.settings.catalogue or self.settings.catalogues
+            fix = "register it, or name one that is there" if known else FOUND
             raise refuse("model-unknown", f"the catalogue has no `{cut(ref)}`", why, fix, spot) from error
         except TransientError as error:
             fix = "nothing, for a while: it is asked again by itself; else check that the controller can reach it"
@@ -181,6 +182,10 @@ class Assets:
     def _environment(self, d: Deployment, base: str) -> EnvironmentPin:
         asked = d.environment
         if asked is None:
+            message, why = "there is no `environment`", "the scoring script finds Python's standard library, no package"
+            fix = "add `environment: {conda_file: FILE}`; `conda_file: {dependencies: []}` says that none is needed"
+            place = d.document.key_place(("code_configuration",))
+            self.findings.append(Finding("no-environment", message, why, fix, place, Severity.WARNING))
             return NOTHING
         if asked.ref:
             return self._curated(asked.ref, Spot(d.document, ("environment",)))
@@ -211,7 +216,8 @@ class Assets:
                 return EnvironmentPin("", known[name])
         near = closest(names[-1], known) if names else ""
         listed = f"known are {', '.join(sorted(known)[:12])}" if known else "headgate.yml names none"
-        fix = f"did you mean `{near}`?" if near else "write `conda_file:`, or add its packages to headgate.yml"
+        entry = f"`environments: {{{names[-1]}: [scikit-learn==1.5.2, ...]}}`" if names else "its packages"
+        fix = f"did you mean `{near}`?" if near else f"write `conda_file:`, or add {entry} to headgate.yml"
         why = f"registered environments exist in Azure only; {listed}"
         raise refuse("environment-unknown", f"no packages are known for `{cut(ref)}`", why, fix, spot)
 

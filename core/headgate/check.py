@@ -170,6 +170,8 @@ def _wrong(path: Path, row: Field, value: Any) -> tuple[str, str]:
     if isinstance(value, str) and "text" in kinds and row.pattern:
         return f"`{name}` is {found}", _legal(value, row)
     expected = " or ".join(EXPECTED[kind] for kind in kinds)
+    if kinds == ["map"] and (parts := fields.parts_of(row)):
+        return f"`{name}` is {found}, expected {expected}", f"write a mapping with {', '.join(f'`{p}`' for p in parts)}"
     quoted = "text" in kinds and not isinstance(value, dict | list) and value is not None
     return f"`{name}` is {found}, expected {expected}", f'quote it: "{value}"' if quoted else f"write {expected}"
 

@@ -84,6 +84,7 @@ REPOSITORY: Mapping[str, Entry] = {
                       "Register the new content as a version of its own, and name that."),
     "model-not-resolved": ("A registered model was not looked up, so the plan is a preview.",
                            "Nothing: the controller looks it up."),
+    "no-environment": ("A scoring script without packages of its own.", "Name its conda file, or an empty one."),
     "environment-unknown": ("A registered environment without an entry in headgate.yml.",
                             "Write `conda_file:`, or list its packages in headgate.yml."),
     "conda-file": ("A line of a conda file cannot become a Python requirement.",

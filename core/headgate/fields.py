@@ -351,6 +351,12 @@ def children(kind: str, tokens: tuple[str, ...]) -> Mapping[str, Field]:
     return {row.tokens[-1]: row for row in KINDS[kind] if row.tokens[:-1] == tokens}
 
 
+def parts_of(row: Field) -> tuple[str, ...]:
+    """The names a mapping may hold; empty: any. `*` and list items are none."""
+    kind = next(name for name, rows in KINDS.items() if row in rows)
+    return tuple(name for name in children(kind, row.tokens) if name not in ("*", "[]"))
+
+
 def row_at(kind: str, path: Iterable[str | int]) -> Field | None:
     """The row that speaks of a value; None: no such field, or inside an open map."""
     tokens: tuple[str, ...] = ()

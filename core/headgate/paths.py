@@ -102,7 +102,9 @@ class Paths:
         folder = posixpath.dirname(path)
         there = {f.removeprefix(f"{folder}/").split("/")[0] for f in self.tree.files(folder)}
         near = closest(posixpath.basename(path), there)
-        return f"did you mean `{posixpath.relpath(posixpath.join(folder, near), base)}`?" if near else "commit it"
+        if near:
+            return f"did you mean `{posixpath.relpath(posixpath.join(folder, near), base)}`?"
+        return f"commit it, or correct the path: it is relative to `{base}`"
 
 
 def read_text(tree: Tree, path: str) -> bytes | Finding:

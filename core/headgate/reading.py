@@ -320,7 +320,9 @@ class _Endpoint:
         asked, known = d.instance_type.lower(), self.assets.settings.instance_types
         if asked and known and asked not in known:
             near = closest(asked, known)
-            fix = f"did you mean `{near}`?" if near else f"use one of {', '.join(sorted(known)[:12])}"
+            entry = f"add `{d.instance_type}: {{cpus: 2, memory_gb: 4}}` to `instance_types:` there"
+            listed = ", ".join(sorted(known)[:12])
+            fix = f"did you mean `{near}`? Else {entry}" if near else f"use one of {listed}, or {entry}"
             self._say("instance-type", f"headgate.yml has no instance type `{d.instance_type}`",
                       "what it may use of the machine would be unknown", fix,
                       d.document.place(("instance_type",)))  # fmt: skip

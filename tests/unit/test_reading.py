@@ -288,11 +288,19 @@ def test_a_registered_environment_is_an_alias(repo: Repo) -> None:
     assert "sklearn-1.5" in error(repo.read(environment("azureml:sklearn-1.4:1"), settings=settings)).fix
 
 
+def test_a_scoring_script_without_an_environment_is_warned_of_and_served(repo: Repo) -> None:
+    bare = DEPLOYMENT.format(name="blue").split("environment:")[0] + "instance_type: Small\n"
+    read = repo.read(blue(bare))
+    assert [(f.code, f.is_error) for f in read.findings] == [("no-environment", False)]
+    assert read.target
+
+
 def test_an_instance_type_must_be_known_when_any_is(repo: Repo) -> None:
     known = Settings(instance_types={"small": InstanceType(), "large": InstanceType()})
     assert repo.read(settings=known).target
     finding = error(repo.read(blue(DEPLOYMENT.format(name="blue").replace("Small", "smal")), settings=known))
-    assert (finding.code, finding.fix) == ("instance-type", "did you mean `small`?")
+    assert finding.code == "instance-type"
+    assert finding.fix.startswith("did you mean `small`? Else add `smal: {cpus: 2, memory_gb: 4}`")
 
 
 @pytest.mark.parametrize(
