@@ -72,13 +72,14 @@ def _built(folder: Path, scratch: Path) -> Path:
     from setuptools import setup
 
     os.environ["MYPYPATH"] = str(folder)
-    os.chdir(scratch)  # where mypy and setuptools leave what they make
-    (scratch / "mypy.ini").write_text(
+    os.chdir(folder)  # the names of sources stand in what is made: tracebacks, and the same bytes wherever it is made
+    settings = scratch / "mypy.ini"
+    settings.write_text(
         "[mypy]\nexplicit_package_bases = True\nnamespace_packages = True\n"
-        "ignore_missing_imports = True\nfollow_untyped_imports = True\n"
+        f"ignore_missing_imports = True\nfollow_untyped_imports = True\ncache_dir = {scratch / 'cache'}\n"
     )
-    sources = [str(folder / PACKAGE / f"{module}.py") for module in MODULES]
-    extensions = mypycify(["--config-file=mypy.ini", *sources], group_name=PACKAGE, target_dir=str(scratch / "c"))
+    sources = [f"{PACKAGE}/{module}.py" for module in MODULES]
+    extensions = mypycify([f"--config-file={settings}", *sources], group_name=PACKAGE, target_dir=str(scratch / "c"))
     for extension in extensions:
         # A warning of some other compiler is no reason to go without; nobody debugs an image's C.
         extension.extra_compile_args = [*(extension.extra_compile_args or []), "-Wno-error", "-g0"]

@@ -110,9 +110,10 @@ def _metadata(name: str, part: str) -> str:
     return f"metadata:\n  name: {name}\n  labels: {labels}"
 
 
-def manifest(helm: str) -> str:
-    """The chart with `SETTINGS`, rendered."""
-    sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+def manifest(helm: str, more: Mapping[str, str] | None = None) -> str:
+    """The chart with `SETTINGS`, and more of them, rendered."""
+    given = {**SETTINGS, **(more or {})}
+    sets = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
     command = [
         helm,
         "template",

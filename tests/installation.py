@@ -300,9 +300,9 @@ class Installation:
 PATH, BODY = "/endpoints/greet/score", b'{"name": "ada"}'
 
 
-def ask(port: int, key: str) -> tuple[int, bytes]:
+def ask(port: int, key: str, host: str = "127.0.0.1") -> tuple[int, bytes]:
     """(0, b""): nobody answered."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection(host, port, timeout=10)
     try:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
         connection.request("POST", PATH, BODY, headers)

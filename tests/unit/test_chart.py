@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import runpy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,37 @@ def test_an_example_is_yaml_with_no_secret_in_it(file: str) -> None:
     assert all(isinstance(document, dict) for document in yaml.safe_load_all(text))
     assert "hg_" not in text
     assert not re.search(r"password: [^$\n]", text)
+
+
+TLS = {"router.tls.secretName": "router-tls"}
+
+
+@pytest.mark.parametrize(
+    ("sets", "port", "url"),
+    [
+        pytest.param({}, 80, "http://headgate-router.headgate", id="plain"),
+        pytest.param(TLS, 443, "https://headgate-router.headgate", id="TLS"),
+        pytest.param(
+            {**TLS, "router.service.port": "8443"}, 8443, "https://headgate-router.headgate:8443", id="a port"
+        ),
+        pytest.param({"router.url": "https://models.example"}, 80, "https://models.example", id="another name"),
+    ],
+)
+def test_the_routers_service_url_and_scrape_agree(sets: dict[str, str], port: int, url: str) -> None:
+    generate = runpy.run_path(str(INSTALL / "generate.py"))
+    helm = generate["find_helm"]()
+    if helm is None:
+        pytest.skip("helm is not on the PATH: put it there, or name it in $HELM")
+    text = generate["manifest"](helm, {**sets, "metrics.serviceMonitor.enabled": "true"})
+    made = {(o["kind"], o["metadata"]["name"]): o for o in yaml.safe_load_all(text) if o}
+    assert made["Service", "headgate-router"]["spec"]["ports"][0]["port"] == port
+    (controller,) = made["Deployment", "headgate-controller"]["spec"]["template"]["spec"]["containers"]
+    assert f"--router-url={url}" in controller["args"]
+    (router,) = made["Deployment", "headgate-router"]["spec"]["template"]["spec"]["containers"]
+    scheme = "HTTPS" if "router.tls.secretName" in sets else "HTTP"
+    assert router["readinessProbe"]["httpGet"]["scheme"] == router["livenessProbe"]["httpGet"]["scheme"] == scheme
+    (scrape,) = made["ServiceMonitor", "headgate-router"]["spec"]["endpoints"]
+    assert scrape.get("scheme", "http") == scheme.lower()
 
 
 def test_what_the_chart_tells_the_controller_of_ops_can_be_read() -> None:
