@@ -188,7 +188,7 @@ def test_another_version_of_headgate_costs_no_answer_and_restarts_no_model(insta
         assert said(installed)[0] == 200
     for part, pods in before.items():
         assert not pods & running(installed, part), f"every {part} is another pod"
-    installed.note(f"requests during the {how}", float(sum(seen.values())))
+    keep("cluster", {how: {"requests": sum(seen.values()), "failed": sum(seen.values()) - seen[200]}})
     assert set(seen) == {200}, seen
     assert sum(seen.values()) > 100
     assert running(installed, "model") == models
