@@ -137,7 +137,7 @@ def test_a_replaced_secret_is_served_without_a_restart_and_without_a_lost_answer
         found = installed.get("pods", selector="headgate.dev/part=router")["items"]
         return {p["metadata"]["uid"]: sum(c["restartCount"] for c in p["status"]["containerStatuses"]) for p in found}
 
-    before, second = pods(), certificates.write(tmp_path)
+    before, second = pods(), certificates.write(tmp_path, "another")
     both = trusting(first, second)
     assert {shown(door, both) for _ in range(HANDSHAKES)} == {serial(first)}
     with callers(door, installed.key(), both) as seen:
