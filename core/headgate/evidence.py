@@ -84,7 +84,10 @@ class Counts:
 
     def slower_than(self, ms: float) -> int:
         """Requests in buckets that lie wholly above `ms`."""
-        limit = bucket(ms)
+        return self.above(bucket(ms))
+
+    def above(self, limit: int) -> int:
+        """Requests in buckets beyond this one."""
         return sum([n for index, n in self.latency.items() if index > limit])
 
     def quantile_ms(self, q: float) -> float | None:

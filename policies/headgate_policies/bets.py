@@ -52,12 +52,18 @@ class EProcess:
     enough: the log of what they are worth while the sum is 0.
     """
 
-    def __init__(self, weights: Sequence[float], cap: float = math.inf) -> None:
-        """`cap`: what one strategy may win in one window at most, in nats. Winning less than it could keeps an
-        e-process an e-process, whatever the requests of a window have to do with each other."""
+    def __init__(self, weights: Sequence[float], cap: float = math.inf, *, peaks: bool = True) -> None:
+        """
+        Args:
+            cap: what one strategy may win in one window at most, in nats. Winning less than it could keeps an
+                e-process an e-process, whatever the requests of a window have to do with each other.
+            peaks: keep `peak`; without it the sum over all bets is made when it is asked for.
+        """
+        self._peaks = peaks
         total = math.fsum(weights)
         self._weights = [math.log(weight / total) for weight in weights]
         self._sums = [0.0] * len(weights)
+        self._parts = math.log(len(weights) + 1)
         self._cap = cap
         self._room = [cap] * len(weights)
         self._stakes = [-math.inf] * len(weights)  # log of what the starts so far would be worth at a sum of 0
@@ -65,7 +71,7 @@ class EProcess:
         self._waiting = 1.0  # weight of the starts still to come; they hold their stake
         self._looks = 0
         self._value: float | None = 0.0  # None: not computed since the last look
-        self.peak = 0.0  # the highest value at any look: what is once rejected stays rejected
+        self.peak = 0.0  # the highest value at any look: what is once rejected stays rejected; 0 without `peaks`
 
     @property
     def value(self) -> float:
@@ -75,11 +81,13 @@ class EProcess:
         return self._value
 
     def reaches(self, least: float) -> bool:
-        """Whether `value` is at least so much. A mixture is at most its best part times their number; mostly that
-        spares the sum over them, and the margin is far above what rounding moves."""
+        """Whether `value` is at least so much. A mixture is at least its best part, and at most so many times that as
+        it has parts; mostly this spares the sum over them, and the margins are far above what rounding moves."""
         if self._value is None:
             best = max(map(add, self._sums, self._stakes))
-            if (best if best > 0.0 else 0.0) + math.log(len(self._sums) + 1) < least - 1e-9:
+            if best > least + 1e-9:
+                return True
+            if (best if best > 0.0 else 0.0) + self._parts < least - 1e-9:
                 return False
         return self.value >= least
 
@@ -99,7 +107,7 @@ class EProcess:
             else:
                 sums[index] += gain
         self._value = None
-        if self._may_peak():
+        if self._peaks and self._may_peak():
             self.peak = max(self.peak, self.value)
 
     def _may_peak(self) -> bool:

@@ -100,16 +100,23 @@ class RateTest:
 
     def add(self, sample: Sample, fresh: bool = True) -> None:
         """One look. `fresh`: it begins another second than the look before."""
+        self.count(sample.candidates, sample.candidate_bad, sample.stables, sample.stable_bad, fresh)
+
+    def count(
+        self, candidates: int, candidate_bad: int, stables: int = 0, stable_bad: int = 0, fresh: bool = True
+    ) -> None:
+        """`add`, of a sample's numbers."""
         total = self._total
-        total[0] += sample.candidates
-        total[1] += sample.candidate_bad
-        total[2] += sample.stables
-        total[3] += sample.stable_bad
+        total[0] += candidates
+        total[1] += candidate_bad
+        total[2] += stables
+        total[3] += stable_bad
         for each in self._tests:
-            if isinstance(each.test, stats.Concurrent):
-                each.test.add(sample.candidates, sample.candidate_bad, sample.stables, sample.stable_bad, fresh)
+            test = each.test
+            if isinstance(test, stats.Concurrent):
+                test.add(candidates, candidate_bad, stables, stable_bad, fresh)
             else:
-                each.test.add(sample.candidates, sample.candidate_bad, fresh)
+                test.add(candidates, candidate_bad, fresh)
 
     @property
     def total(self) -> Sample:

@@ -62,7 +62,8 @@ class Concurrent:
         self.delta = min(max(delta, TINY), 1 - 1e-6)
         weights = (2, 1, *[1] * len(MULTIPLES))  # what was learnt; a broken candidate; effects of a size
         self.worse = EProcess(weights, cap_of(level, len(weights)))
-        self.fine = EProcess((1, 2, 1))  # what was learnt of each arm; that hardly any fails; that both are alike
+        # What was learnt of each arm; that hardly any fails; that both are alike.
+        self.fine = EProcess((1, 2, 1), peaks=False)
         self.candidates = self.candidate_failures = self.stables = self.stable_failures = 0
         self._open = [0, 0, 0, 0]  # a block: looks are joined until each arm has a request
         self._fresh = False
@@ -192,7 +193,7 @@ class Fixed:
         self._calm = [log_ratios(a, self.floor) for a in _row(self.floor, up=False)]
         self.worse = EProcess([1] * len(self._dire), cap_of(level, len(self._dire)))
         # Half of the stake on "it hardly ever happens", which is what a healthy candidate shows.
-        self.fine = EProcess([*([1 / (len(self._calm) - 1)] * (len(self._calm) - 1)), 1])
+        self.fine = EProcess([*([1 / (len(self._calm) - 1)] * (len(self._calm) - 1)), 1], peaks=False)
         self.candidates = self.candidate_failures = 0
 
     def add(self, requests: int, failures: int, fresh: bool = True) -> None:

@@ -56,12 +56,10 @@ class _ErrorRateSitting(Sitting):
     def _take(self, look: Look) -> None:
         if self._test is None:
             self._test = self._open(look)
+        candidate, stable = look.candidate, look.stable
         for outcome in FAILURES:
-            self._failed[outcome] += look.candidate.outcomes.get(outcome, 0)
-        self._test.add(
-            Sample(look.candidate.requests, look.candidate.failures, look.stable.requests, look.stable.failures),
-            self._fresh,
-        )
+            self._failed[outcome] += candidate.outcomes.get(outcome, 0)
+        self._test.count(candidate.requests, candidate.failures, stable.requests, stable.failures, self._fresh)
 
     def _open(self, look: Look) -> RateTest:
         self._reference = look.reference

@@ -91,6 +91,9 @@ class _LatencySitting(Sitting):
         self._skipped = 0
         self._began: float | None = None
         self._threshold: float | None = None
+        self._least = max(20, math.ceil(1 / (1 - params.quantile)))  # requests of the stable to know the quantile
+        self._limited = 0.0  # the quantile that the threshold was made of
+        self._last = 0  # the threshold's bucket: the last that is not slow
 
     def _take(self, look: Look) -> None:
         self._began = look.at if self._began is None else self._began
@@ -128,18 +131,21 @@ class _LatencySitting(Sitting):
             self._ceiling.add(Sample(measured, look.candidate.slower_than(self._own.max_ms)), self._fresh)
         self._threshold = self._limit()
         if self._test is not None and self._threshold is not None:
-            slow = look.candidate.slower_than(self._threshold)
+            slow = look.candidate.above(self._last)
             stables = 0 if self._bake else sum(look.stable.latency.values())
-            stable_slow = 0 if self._bake else look.stable.slower_than(self._threshold)
-            self._test.add(Sample(measured, slow, stables, stable_slow), self._fresh)
+            stable_slow = 0 if self._bake else look.stable.above(self._last)
+            self._test.count(measured, slow, stables, stable_slow, self._fresh)
 
     def _limit(self) -> float | None:
         """The threshold from what is known before this look. None: too little to know the quantile."""
         known = self._known.quantile_ms()
-        if known is None or self._known.total < max(20, math.ceil(1 / (1 - self._own.quantile))):
+        if known is None or self._known.total < self._least:
             return None
-        limit = max(known * (1 + self._own.max_increase), known + self._own.slack_ms)
-        return bucket_ms(bucket(limit * (self._own.mirror_factor if self._phase == "mirror" else 1)))
+        if known != self._limited:
+            self._limited = known
+            limit = max(known * (1 + self._own.max_increase), known + self._own.slack_ms)
+            self._last = bucket(limit * (self._own.mirror_factor if self._phase == "mirror" else 1))
+        return bucket_ms(self._last)
 
     def _result(self) -> Result:
         results = [test.result for test in self._tests()]
