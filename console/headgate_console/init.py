@@ -35,7 +35,7 @@ def init(folder: Path, bare_origin: bool, branch: str) -> Exit:
 def create(folder: Path, branch: str = DEFAULT_BRANCH, bare_origin: bool = False) -> Path | None:
     """The work tree with its first commit; answers its bare origin, None when none was asked for.
 
-    Raises: FindingsError `not-empty`.
+    Raises: FindingsError `not-empty`; OSError: a full disk, a folder that cannot be written to.
     """
     import git
 
@@ -44,7 +44,11 @@ def create(folder: Path, branch: str = DEFAULT_BRANCH, bare_origin: bool = False
     for place in (folder, origin):
         if place is not None and place.exists() and (not place.is_dir() or any(place.iterdir())):
             raise FindingsError(_not_empty(place))
-    shutil.copytree(template_dir(), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    try:
+        shutil.copytree(template_dir(), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)  # whole or not at all: it was empty, or not there
+        raise
     with git.Repo.init(folder, initial_branch=branch) as repo:
         repo.git.add("--all")
         # A revert by Headgate is a push to this branch: let it update the work tree too, when nothing is uncommitted.

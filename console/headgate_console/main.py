@@ -6,15 +6,17 @@ that `headgate status` starts in a time no person notices (a test holds it).
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 
 import click
 
-from headgate.findings import FindingsError, HeadgateError
+from headgate.findings import Finding, FindingsError, HeadgateError, Place
 from headgate.version import __version__
 from headgate_console import options
 from headgate_console.exits import NOT_FOUND_CODES, Exit
@@ -45,6 +47,14 @@ VERBS = {
     "demo": "demo",
     "version": "about",
     "completion": "about",
+}
+
+REMEDIES = {
+    errno.ENOSPC: "make room on its disk, or name another folder",
+    errno.EROFS: "name a folder that can be written to",
+    errno.EACCES: "name a folder that you may use, or ask its owner",
+    errno.EEXIST: "name a folder; this is a file",
+    errno.ENOTDIR: "name a folder; there is a file in its path",
 }
 
 
@@ -103,6 +113,23 @@ def run(argv: Sequence[str]) -> int:
         # The reader (`head`, a closed pager) has enough. Python would complain again while it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.REFUSED
+    except OSError as error:
+        click.echo(str(of_the_machine(error)), err=True)
+        logging.getLogger(__name__).info("where it failed", exc_info=True)  # -v
+        return Exit.REFUSED
+
+
+def of_the_machine(error: OSError) -> Finding:
+    """A full disk, a folder that is not ours: the machine says no, and that is no bug."""
+    found = error.args[0][0][2] if isinstance(error, shutil.Error) else str(error.strerror or error)
+    place = str(error.filename or "this machine")
+    return Finding(
+        code="machine-refuses",
+        message=str(found),
+        why="a file or folder could not be read or written",
+        fix=REMEDIES.get(error.errno or 0, "look at its disk, its owner and its rights; -v says where it failed"),
+        place=Place(place),
+    )
 
 
 def main() -> None:

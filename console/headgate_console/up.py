@@ -46,7 +46,11 @@ NARRATE_EVERY_S = 0.3
 @click.option("--branch", help="What serves. Default: the one of last time, else the repo's own.")
 @click.option("--data", metavar="DIR", help="Where all state lives. Default: .headgate in the work tree, else here.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where callers reach the router.")
-@click.option("--port", type=int, help=f"Default: the one of last time, else {DEFAULT_PORT}. 0: any free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    help=f"Default: the one of last time, else {DEFAULT_PORT}. 0: any free one.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),

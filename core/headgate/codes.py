@@ -143,6 +143,7 @@ SYSTEM: Mapping[str, Entry] = {
     "no-endpoints": ("The folder is no endpoints repo.", "Name its root."),
     "no-repo": ("No endpoints repo is known.", "Name it with --repo."),
     "no-work-tree": ("A bare repository has no files to compare.", "Name two commits: BASE..HEAD."),
+    "machine-refuses": ("A file or folder could not be read or written.", "Look at its disk, owner and rights."),
     "not-empty": ("The folder has files in it.", "Name a new folder."),
     "not-found": ("There is no such thing.", "Check its name."),
     "auth-mode": ("The endpoint takes another kind of credential.", "Follow the remedy in the finding."),

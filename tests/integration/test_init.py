@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import git
@@ -46,6 +48,16 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path: Path)
     with pytest.raises(FindingsError, match="not-empty"):
         create(tmp_path / "eps")
     assert [p.name for p in (tmp_path / "eps").iterdir()] == ["mine.txt"]
+
+
+def test_a_disk_that_takes_no_more_leaves_no_half_made_repo(tmp_path: Path) -> None:
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))"  # no file may grow beyond that
+    code = f"import sys; from headgate_console import main; {full}; sys.exit(main.run(['init', sys.argv[1]]))"
+    asked = subprocess.run([sys.executable, "-c", code, str(tmp_path / "eps")], capture_output=True, text=True)
+    assert asked.returncode == Exit.REFUSED
+    assert "error[machine-refuses]" in asked.stderr
+    assert "Traceback" not in asked.stderr
+    assert not (tmp_path / "eps").exists()
 
 
 def test_a_taken_origin_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +59,24 @@ def test_a_finding_is_printed_with_why_and_fix_on_stderr(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "here: error[traffic-sum]: what\n  why: why\n  fix: how\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        pytest.param(OSError(errno.ENOSPC, "No space left on device", "/d/lock"), "make room", id="a full disk"),
+        pytest.param(OSError(errno.EROFS, "Read-only file system", "/ro/d"), "can be written to", id="read-only"),
+        pytest.param(shutil.Error([("a", "b", "[Errno 28] No space left: 'b'")]), "Errno 28", id="a copy of many"),
+        pytest.param(OSError("no such luck"), "-v says where", id="of no number"),
+    ],
+)
+def test_what_the_machine_refuses_is_a_finding_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError, says: str
+) -> None:
+    assert run_with(monkeypatch, error) == Exit.REFUSED
+    said = capsys.readouterr().err
+    assert "error[machine-refuses]" in said
+    assert says in said
 
 
 def test_every_exit_code_says_what_it_means() -> None:
