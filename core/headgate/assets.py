@@ -190,7 +190,7 @@ class Assets:
         if asked.ref:
             return self._curated(asked.ref, Spot(d.document, ("environment",)))
         if asked.container:
-            why, fix = "there is no container runtime on one machine", "write `conda_file:` and `code_configuration:`"
+            why, fix = "containers of one's own are not served yet", "write `conda_file:` and `code_configuration:`"
             message, spot = (
                 "this environment brings its own server or image",
                 Spot(d.document, ("environment",), key=True),
