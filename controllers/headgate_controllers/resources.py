@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 WRITES_PER_S = 20.0  # of all objects together: an API server serves others too
 SETTLE_S = 0.2  # changes that come together are one write
-SWEEP_S = 10.0  # replicas that come and go are not in the record
+SWEEP_S = 10.0  # replicas that come and go are not in the record: between two looks at all
+SWEPT_PER_S = 10.0  # of thousands, so many; what changed goes before them
 LAST_WORDS_S = 3.0  # what waits to be written when it ends may take
 PAUSE_S = 5.0  # after the API server did not answer
 DEFINITIONS_S = 10.0  # between looks whether the definitions are there
@@ -67,6 +68,8 @@ class Resources:
         self._copies = copies
         self._lock = threading.Condition()
         self._dirty: OrderedDict[str, None] = OrderedDict()  # names of objects, the longest waiting first
+        self._rest: deque[str] = deque()  # of a look at all: those that nothing is known to have changed of
+        self._names: dict[str, str] = {}  # name of an object -> endpoint
         self._said: list[tuple[str, str, str]] = []  # (endpoint, reason, message): events to tell
         # The spec we wrote last, its generation, and which object it was.
         self._written: dict[tuple[Kind, str], tuple[Object, int, str]] = {}
@@ -135,11 +138,15 @@ class Resources:
             return
         self._endpoints.start()
         self._rollouts.start()
-        swept = 0.0
+        swept: float | None = None  # None: what was missed before we came is not looked for yet
         while not self._closing.is_set():
-            if time.monotonic() - swept > SWEEP_S and self._endpoints.ready and self._rollouts.ready:
+            seen = self._endpoints.ready and self._rollouts.ready
+            if seen and swept is None:
                 swept = time.monotonic()
-                self._mark(*(object_name(name) for name in self._source.heads.names()), *self._shown())
+                self._mark(*self._all())
+            elif seen and swept is not None and not self._rest and time.monotonic() - swept > SWEEP_S:
+                swept = time.monotonic()
+                self._rest.extend(self._all())
             name = self._next()
             if name and not self._attempt(name):
                 self._mark(name)
@@ -160,15 +167,20 @@ class Resources:
                 self._closing.wait(DEFINITIONS_S)
         return False
 
-    def _shown(self) -> tuple[str, ...]:
-        return tuple(str(item["metadata"]["name"]) for item in self._endpoints.objects())
+    def _all(self) -> tuple[str, ...]:
+        """Names of what the record has and of what is shown."""
+        shown = (str(item["metadata"]["name"]) for item in self._endpoints.objects())
+        return tuple(dict.fromkeys((*map(object_name, self._source.heads.names()), *shown)))
 
     def _next(self) -> str:
-        """The name that waits longest, after a moment for more of the same; empty: look around."""
+        """The name that waits longest, after a moment for more of the same, or one of the rest; empty: look around."""
         with self._lock:
-            if not self._dirty or not (self._endpoints.ready and self._rollouts.ready):
+            if not (self._endpoints.ready and self._rollouts.ready):
                 self._lock.wait(1.0)
                 return ""
+            if not self._dirty:
+                self._lock.wait(1.0 / SWEPT_PER_S if self._rest else 1.0)
+                return self._rest.popleft() if self._rest and not self._dirty else ""
         self._closing.wait(SETTLE_S if len(self._dirty) == 1 else 1.0 / WRITES_PER_S)
         with self._lock:
             return self._dirty.popitem(last=False)[0] if self._dirty else ""
@@ -188,8 +200,8 @@ class Resources:
         return True
 
     def _show(self, name: str) -> None:
-        head = next((h for h in self._source.heads.all() if object_name(h.endpoint) == name), None)
-        if head is None or not projection.exists(head):
+        head = self._source.heads.get(self._endpoint_of(name))
+        if not projection.exists(head):
             self._remove(name)
             return
         found = self._put(
@@ -204,6 +216,12 @@ class Resources:
             log.warning("the record is not copied: OnlineEndpoint is of an older Headgate; apply install/crds")
             self._copies = None
         self._show_rollouts(head, meta)
+
+    def _endpoint_of(self, name: str) -> str:
+        """Empty: the record knows none of that name."""
+        if name not in self._names:
+            self._names = {object_name(endpoint): endpoint for endpoint in self._source.heads.names()}
+        return self._names.get(name, "")
 
     def _copy(self, head: Head, before: str) -> Object:
         """Read after the head: never older than what the status says of it."""

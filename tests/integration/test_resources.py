@@ -224,3 +224,18 @@ def _who() -> Any:
     from headgate.control import OperatorAction
 
     return OperatorAction("ada", "a look")
+
+
+def test_what_changed_does_not_wait_for_a_look_at_all(
+    system: System, server: KubeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "SWEPT_PER_S", 0.5)  # a look at all of these would take half an hour
+    system.resources._rest.extend(f"endpoint-{number}" for number in range(1_000))
+    system.start().shown()
+    (system.repo / "endpoints/Fraud/deployments/blue.yml").write_text(
+        FILES["deployments/blue.yml"].replace("small", "large")
+    )
+    system.commit()
+    system.controller.commits.look()
+    wait_for(lambda: system.endpoint()["spec"]["deployments"][0]["instanceType"] == "large")
+    assert len(system.resources._rest) > 900
