@@ -53,7 +53,11 @@ class Cache:
     def start(self, wait_s: float = 0.0) -> bool:
         """True once it holds what the server has; waits that long for it."""
         self._thread.start()
-        return self._ready.wait(wait_s)
+        return self.wait(wait_s)
+
+    def wait(self, wait_s: float) -> bool:
+        """True once it holds what the server has."""
+        return self._ready.wait(max(0.0, wait_s))
 
     def close(self) -> None:
         """Its thread ends. What it holds stays readable."""

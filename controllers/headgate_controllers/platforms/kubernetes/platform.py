@@ -102,8 +102,10 @@ class KubernetesPlatform:
         """Sees what runs. A cluster that is away is waited for by whoever observes, not here for ever."""
         self._hand.start()
         caches = (self._deployments, self._slices, self._pods)
-        seen = [cache.start(START_S) for cache in caches]
-        if not all(seen):
+        ends = time.monotonic() + START_S
+        for cache in caches:
+            cache.start()
+        if not all(cache.wait(ends - time.monotonic()) for cache in caches):
             log.warning("the cluster is not seen yet: %s", "; ".join(c.trouble for c in caches if c.trouble))
 
     def close(self) -> None:
