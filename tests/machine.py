@@ -56,7 +56,9 @@ class Machine:
         log = os.open(self._run / f"log/{part.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         nothing = os.open(os.devnull, os.O_RDONLY)
         try:
-            files = [(os.POSIX_SPAWN_DUP2, nothing, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+            files: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, nothing, 0)]
+            files += [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+            files += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited()]
             pid = os.posix_spawnp(part.command[0], part.command, part.environment, file_actions=files, setsid=True)
         finally:
             os.close(log)
@@ -107,6 +109,17 @@ class Machine:
 def missing() -> str:
     """What is not there for killing parts; empty: it can be done."""
     return "" if FOLDER and Path(FOLDER).expanduser().joinpath("run/pids").exists() and os.geteuid() == 0 else LACKS
+
+
+def _inherited() -> list[int]:
+    """What we were given and a part that outlives us must not keep: the lock that somebody holds around us, say."""
+    found = [int(name) for name in os.listdir("/proc/self/fd")]
+    kept = []
+    for fd in found:
+        with suppress(OSError):  # the one the folder was read with
+            if fd > 2 and os.get_inheritable(fd):
+                kept.append(fd)
+    return kept
 
 
 def _lives(pid: int) -> bool:

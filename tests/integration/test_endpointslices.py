@@ -160,6 +160,17 @@ def test_a_refused_list_is_tried_again(server: KubeServer, tmp_path: Path, code:
         told(router.service(), ONE)
 
 
+def test_a_right_that_is_missing_is_named(server: KubeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    slices.put(server, "fraud", slices.ready(ONE))
+    server.denied.add(("list", slices.PLURAL))
+    with following(server, tmp_path) as router, caplog.at_level(logging.WARNING):
+        heard = router.service()
+        wait_for(lambda: router.resolver.trouble != "")
+        server.denied.clear()
+        told(heard, ONE)
+    assert 'cannot list resource "endpointslices"' in caplog.text
+
+
 def test_the_token_file_is_read_again_for_each_request(server: KubeServer, tmp_path: Path) -> None:
     slices.put(server, "fraud", slices.ready(ONE))
     token = tmp_path / "token"

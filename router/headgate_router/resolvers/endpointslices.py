@@ -32,6 +32,7 @@ PAGE = 500  # slices per answer of a list
 WATCH_S = 270  # the server ends a watch after this long; spread, so that routers do not come back in step
 SILENT_S = 90.0  # bookmarks come every minute: a watch that is silent for longer hangs
 CONNECT_S = 5.0
+WORDS = 4_096  # characters of a refusal that are read
 PAUSE_S = (0.2, 10.0)  # between tries to reach the API server: first, most
 
 Heard = Callable[[tuple[str, ...]], None]
@@ -302,10 +303,20 @@ class _Answer:
         if status == 410:
             raise Gone(self._url)
         if status != 200:
+            why = await self._why(self._response)
             await self._response.aclose()
-            hint = {401: ": its token file holds no valid token", 403: ": list and watch endpointslices is not allowed"}
-            raise Away(f"the API server answered {status}{hint.get(status, '')}")
+            raise Away(f"the API server answered {status}{why and f': {why}'}")
         return self._lines(self._response)
+
+    @staticmethod
+    async def _why(response: httpx.Response) -> str:
+        """In the server's own words, which name the right that is missing; empty: it has none."""
+        if response.status_code == 401:
+            return "its token file holds no valid token"
+        with suppress(httpx.HTTPError, Away):
+            async for text in response.aiter_text(WORDS):
+                return str(_object(text).get("message", ""))
+        return ""
 
     @staticmethod
     async def _lines(response: httpx.Response) -> AsyncIterator[str]:

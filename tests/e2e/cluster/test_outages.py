@@ -173,15 +173,13 @@ def _elsewhere(world: World, part: str, node: str) -> bool:
 
 
 def test_a_node_whose_kubelet_is_lost_with_every_replica_and_a_router_on_it(world: World) -> None:
-    go(world, "lost node")  # one replica
-    live = within(PATIENCE_S, lambda: [p for p in world.pods("model") if ready(p)], "a replica is ready")
-    within(PATIENCE_S, lambda: len(_live(world)) == 1, "one replica is left")
-    live = _live(world)
-    node = live[0]["spec"]["nodeName"]
-    world.place.kubectl("rollout", "restart", "deployment/headgate-router")  # a drain leaves all of them on one node
-    world.place.kubectl("rollout", "status", "deployment/headgate-router", "--timeout=110s")
-    assert {pod["spec"]["nodeName"] for pod in world.pods("router")} > {node}, "a router is on another node"
     with callers(world, "node lost") as row:
+        commit = go(world, "lost node")  # one replica
+        within(PATIENCE_S, lambda: world.serves(commit) and len(_live(world)) == 1, "one replica serves")
+        node = _live(world)[0]["spec"]["nodeName"]
+        world.place.kubectl("rollout", "restart", "deployment/headgate-router")  # a drain leaves all on one node
+        world.place.kubectl("rollout", "status", "deployment/headgate-router", "--timeout=110s")
+        assert {pod["spec"]["nodeName"] for pod in world.pods("router")} > {node}, "a router is on another node"
         began = time.monotonic()
         with world.machine.without(f"kubelet-{node}"):
             within(NODE_LOST_S, lambda: not ready(world.place.get("node", node)), "the node is not ready")

@@ -1,46 +1,62 @@
-"""Each rule of the Roles is needed: with it taken away, something Headgate does is refused, and comes back with it.
+"""A Role grants exactly what is used, and each verb of it is needed: taken away, the cluster refuses a request of ours.
 
-The cluster itself says so: its refusal names verb and resource, and Headgate's log has it. README.md turns it on.
+A verb is one right on one resource. Taken away are those that one act asks for, and each is given back once it was
+refused, so that the next is asked for. The cluster itself says what it refused: in our log, and as our client counts it
+(`headgate_cluster_refused_total`). README.md turns it on.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.numbers import keep
+from bench.numbers import RESULTS, keep
+from hera.workflows import Container, Workflow
 
-from headgate_kit.kube.rights import CONTROLLER, ROUTER, Right, rights
+from acts import ACTS, EDIT, FORGOTTEN, MODELS, PATIENCE_S, Verb, remove, scaled_to, set_run, there
+from headgate_kit.kube import Cluster
+from headgate_kit.kube.client import NO_RIGHT
+from headgate_kit.kube.rights import CONTROLLER, ROUTER, rights
+from headgate_kit.layout import DataFolder
+from headgate_pipelines.engines.pods.engine import PodsEngine
+from headgate_pipelines.engines.pods.render import RUN
+from headgate_pipelines.engines.settings import OpSettings
 from installation import CLAIMS, Installation, within
 
 SETTINGS = {"engine": "pods", "resources.enabled": "true", "nodes.read": "true"}
-REFUSED = re.compile(r'cannot (\w+) resource "([\w/]+)"')
-COUNTED = re.compile(r'headgate_cluster_requests_total\{resource="([^"]+)",scope="(\w+)",verb="(\w+)"\}')
-SEEN_S = 90.0
-RUN = ("instance_count", "scale_settings", "type")
+REQUESTS = re.compile(r'headgate_cluster_(requests|refused)_total\{resource="([^"]+)",scope="(\w+)",verb="(\w+)"\}')
 # Made by server-side apply alone: to the API server that is a patch, and a create besides when there was none.
 APPLIED = ("serviceaccounts", "endpointrollouts")
 EVERYBODYS = ("server", "selfsubjectaccessreviews")  # what any account may ask
 # All pods of a pool count for its room; where that may not be listed, those of the namespace do.
-TRIED = {("pods", "list", "cluster")}
-FORGOTTEN = {
-    "apiVersion": "headgate.dev/v1alpha1",
-    "kind": "EndpointRollout",
-    "metadata": {"name": "ro-forgotten"},
-    "spec": {"endpoint": "greet", "commit": "0" * 40, "attempt": 1, "candidate": "", "planHash": "", "ops": []},
-}
-NEEDED = [(part, right) for part in (CONTROLLER, ROUTER) for right in rights(part, SETTINGS) if not right.cluster]
-
-
-pytestmark = pytest.mark.skipif(
+TRIED: set[Verb] = {("pods", "list", "cluster")}
+# Used when a pod is there already, because the answer to its creation was lost: not to be had by living.
+BY_CHANCE: set[Verb] = {("pods", "get", "namespace")}
+on_a_cluster = pytest.mark.skipif(
     not CLAIMS, reason="a controller that is replaced needs its volume: HEADGATE_E2E_CLAIMS=1 where claims are bound"
 )
+
+
+def granted(part: str) -> set[Verb]:
+    return {
+        (r.resource, verb, "cluster" if r.cluster else "namespace") for r in rights(part, SETTINGS) for verb in r.verbs
+    }
+
+
+def serving(installed: Installation) -> None:
+    """Waits until the endpoint answers and nothing is under way."""
+
+    def settled() -> bool:
+        found = installed.get("onlineendpoint", "greet")
+        states = {c["type"]: c["status"] for c in (found or {}).get("status", {}).get("conditions", ())}
+        return (states.get("Ready"), states.get("Reconciling")) == ("True", "False")
+
+    within(2 * PATIENCE_S, settled, "the endpoint serves")
 
 
 @pytest.fixture(scope="module")
@@ -48,139 +64,192 @@ def installed(installation: Installation) -> Installation:
     installation.write("hello")
     installation.push("first")
     installation.install()
-    within(120, lambda: installation.get("onlineendpoint", "greet"), "the endpoint is shown")
-    installation.kubectl("wait", "--for=condition=Ready", "onlineendpoint/greet", "--timeout=180s")
+    serving(installation)
     return installation
 
 
-@contextmanager
-def without(installed: Installation, part: str, right: Right) -> Iterator[None]:
-    role = installed.get("role", f"headgate-{part}")
-    kept = [rule for rule in role["rules"] if not _is(rule, right)]
-    assert len(kept) == len(role["rules"]) - 1
-    _write(installed, role, kept)
-    try:
-        yield
-    finally:
-        _write(installed, role, role["rules"])
+def counted(installed: Installation, what: str) -> set[Verb]:
+    """(resource, verb, scope) of every request, or of every refusal, that a controller counts. Empty: it is not up."""
+    pods = installed.get("pods", selector=f"headgate.dev/part={CONTROLLER}")["items"]
+    path = f"/api/v1/namespaces/{installed.namespace}/pods/{{}}:7070/proxy/metrics"
+    texts = [installed.kubectl("get", "--raw", path.format(pod["metadata"]["name"]), check=False) for pod in pods]
+    found = REQUESTS.findall("\n".join(texts))
+    return {(resource, verb, scope) for family, resource, scope, verb in found if family == what}
 
 
-def _is(rule: dict[str, Any], right: Right) -> bool:
-    named = (rule["apiGroups"], rule["resources"], rule["verbs"])
-    return named == ([right.group], [right.resource], list(right.verbs))
-
-
-def _write(installed: Installation, role: dict[str, Any], rules: list[dict[str, Any]]) -> None:
-    patch = json.dumps({"rules": rules})
-    installed.kubectl("patch", "role", role["metadata"]["name"], "--type=merge", "-p", patch)
-
-
-def everything(installed: Installation, part: str, word: str) -> None:
-    """What makes each right be used: a start, a rollout, a log, an edit by hand."""
-    installed.kubectl("delete", "pod", "-l", f"headgate.dev/part={part}", "--wait=false")
-    if part == CONTROLLER:
-        installed.write(word)
-        installed.push(word)
-
-
-# Right -> when it is used, and which test shows that: a create whose answer was lost is not to be had on demand.
-SHOWN_ELSEWHERE = {("pods", "get"): "tests/integration/test_pods_engine.py: a pod that is there already"}
-SETTLED_S = 90.0
-
-
-def used(installed: Installation) -> set[tuple[str, str, str]]:
-    """(resource, verb, scope) of every request the controller has made, as it counted them."""
-    with installed.forward("svc/headgate-controller", "control") as port:
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
-    found = COUNTED.findall(text)
-    return {(resource, verb, scope) for resource, scope, verb in found}
-
-
-def set_run(installed: Installation, **fields: str) -> None:
-    """Run settings of the deployment, which are applied in place."""
-    file = installed.work / "endpoints/greet/deployments/blue.yml"
-    kept = [line for line in file.read_text().splitlines() if line.partition(":")[0] not in (*fields, *RUN)]
-    file.write_text(
-        "\n".join([*kept, "type: kubernetes", *(f"{name}: {value}" for name, value in fields.items())]) + "\n"
-    )
-    installed.push(f"run {fields}")
+# --- what is granted is used ------------------------------------------------------------------------------------------
 
 
 def live_a_life(installed: Installation) -> None:
     """Everything a controller does in its life, once."""
-
-    def there(kind: str, selector: str = "headgate.dev/part=model") -> int:
-        return len(installed.get(kind, selector=selector)["items"])
-
     set_run(installed, instance_count="2")
-    within(SETTLED_S, lambda: there("poddisruptionbudgets") == 1, "two replicas have a budget")
-    scaling = "{type: target_utilization, min_instances: 2, max_instances: %d, target_utilization_percentage: 70}"
+    within(PATIENCE_S, lambda: there(installed, "poddisruptionbudgets") == 1, "two replicas have a budget")
     for most in (3, 4):
-        set_run(installed, instance_count="2", scale_settings=scaling % most)
-        within(SETTLED_S, lambda n=most: _most(installed) == n, "it is scaled")
+        scaled_to(installed, most)
     set_run(installed, instance_count="1")
-    within(SETTLED_S, lambda: there("poddisruptionbudgets") + there("horizontalpodautoscalers") == 0, "it is not")
-    within(SETTLED_S, lambda: there("pods") == 1, "one replica is left")
+    kinds = ("poddisruptionbudgets", "horizontalpodautoscalers")
+    within(PATIENCE_S, lambda: not any(there(installed, kind) for kind in kinds), "it is not")
+    within(PATIENCE_S, lambda: there(installed, "pods") == 1, "one replica is left")
     assert installed.headgate("logs", "greet").returncode == 0
     assert installed.headgate("keys", "rotate", "greet").returncode == 0
-    assert installed.headgate("plan", "--help").returncode == 0
-    edit = '{"spec": {"authMode": "none"}}'
-    installed.kubectl("patch", "onlineendpoint", "greet", "--type=merge", "-p", edit)
-    within(SETTLED_S, lambda: "PutBack" in installed.kubectl("get", "events"), "an event tells of the edit")
+    installed.kubectl(*EDIT)
+    within(PATIENCE_S, lambda: "PutBack" in installed.kubectl("get", "events"), "an event tells of the edit")
     installed.kubectl("apply", "-f", "-", stdin=json.dumps(FORGOTTEN))
-    within(SETTLED_S, lambda: not installed.get("endpointrollout", "ro-forgotten"), "one nobody knows is taken away")
-    installed.kubectl("delete", "service", "-l", "headgate.dev/part=model")
-    within(SETTLED_S, lambda: there("services") == 1, "what somebody deleted is put back")
-    shutil.rmtree(installed.work / "endpoints/greet")
-    (installed.work / "headgate.yml").write_text((installed.work / "headgate.yml").read_text() + "removal_grace: 1s\n")
-    installed.push("no more greetings")
-    within(SETTLED_S, lambda: not installed.get("onlineendpoint", "greet"), "the endpoint is gone")
-    within(SETTLED_S, lambda: there("deployments") + there("serviceaccounts") == 0, "and what it had")
+    within(PATIENCE_S, lambda: not installed.get("endpointrollout", "ro-forgotten"), "one nobody knows is taken away")
+    installed.kubectl("delete", "service", "-l", MODELS)
+    within(PATIENCE_S, lambda: there(installed, "services") == 1, "what somebody deleted is put back")
+    remove(installed)
+    within(PATIENCE_S, lambda: not installed.get("onlineendpoint", "greet"), "the endpoint is gone")
+    kinds = ("deployments", "serviceaccounts")
+    within(PATIENCE_S, lambda: not any(there(installed, kind) for kind in kinds), "and what it had")
 
 
-def _most(installed: Installation) -> int:
-    found = installed.get("horizontalpodautoscalers", selector="headgate.dev/part=model")["items"]
-    return int(found[0]["spec"]["maxReplicas"]) if found else 0
-
-
+@on_a_cluster
 def test_what_a_role_grants_is_exactly_what_is_used(installed: Installation) -> None:
-    granted = {
-        (right.resource, verb, "cluster" if right.cluster else "namespace")
-        for right in rights(CONTROLLER, SETTINGS)
-        for verb in right.verbs
-    }
     live_a_life(installed)
-    found = used(installed)
-    asked = {one for one in found if one[0] not in EVERYBODYS}
+    asked = {one for one in counted(installed, "requests") if one[0] not in EVERYBODYS}
     asked |= {(resource, "patch", scope) for resource, verb, scope in asked if verb == "create" and resource in APPLIED}
-    print(f"{len(asked)} of {len(granted)} rights were used")
-    unused = {(resource, verb) for resource, verb, _ in granted - asked}
-    assert (asked - granted - TRIED, unused) == (set(), set(SHOWN_ELSEWHERE))
-    keep("cluster", {"rights": {"granted": len(granted), "used": len(asked & granted), "refused": 0}})
+    may = granted(CONTROLLER)
+    print(f"{len(asked)} of {len(may)} rights were used")
+    assert (asked - may - TRIED, may - asked) == (set(), BY_CHANCE)
+    note(granted=len(may), used=len(asked & may))
 
 
-@pytest.mark.parametrize(("part", "right"), NEEDED, ids=[f"{p}-{r.resource}-{r.verbs[0]}" for p, r in NEEDED])
-def test_without_this_rule_something_is_refused(installed: Installation, part: str, right: Right) -> None:
-    word = f"without-{right.plural}-{right.verbs[0]}"
-    if right.resource == "pods/log":
-        within(60, lambda: installed.headgate("logs", "greet").stdout, "a replica's log is shown")
-    with without(installed, part, right):
-        everything(installed, part, word)
-        found = within(SEEN_S, lambda: _refusal(installed, part, right), f"a refusal of {right.resource}")
-    assert found in right.verbs
+def note(**figures: Any) -> None:
+    keep("cluster", {"rights": {**noted(), **figures}})
 
 
-def _refusal(installed: Installation, part: str, right: Right) -> str:
-    """The refused verb; empty: none was refused yet."""
-    if right.resource == "pods/log":  # a log that may not be read is shown as an empty one
-        shown = installed.headgate("logs", "greet")
-        return "get" if shown.returncode == 0 and not shown.stdout else ""
-    if right.resource == "events":
-        installed.kubectl(
-            "patch", "onlineendpoint", "greet", "--type=merge", "-p", '{"spec": {"authMode": "none"}}', check=False
-        )
-    log = installed.kubectl("logs", f"deployment/headgate-{part}", "--tail=400", check=False)
-    for verb, resource in REFUSED.findall(log):
-        if resource == right.resource and verb in right.verbs:
-            return str(verb)
-    return ""
+def noted() -> dict[str, Any]:
+    file = RESULTS / "cluster.json"
+    found: dict[str, Any] = json.loads(file.read_text()).get("rights", {}) if file.exists() else {}
+    return found
+
+
+# --- what is taken away is missed -------------------------------------------------------------------------------------
+
+
+class Roles:
+    """A part's Role, and the controller's ClusterRole, with verbs taken out."""
+
+    def __init__(self, installed: Installation, part: str) -> None:
+        self._installed = installed
+        names = [("role", f"headgate-{part}")]
+        if part == CONTROLLER:
+            names.append(("clusterrole", f"headgate-nodes-{installed.namespace}"))
+        self._rules = {(kind, name): installed.get(kind, name)["rules"] for kind, name in names}
+
+    def grant_all_but(self, missing: set[Verb]) -> None:
+        gone = {(resource, verb) for resource, verb, _ in missing}
+        for (kind, name), rules in self._rules.items():
+            left = [
+                {**rule, "verbs": [v for v in rule["verbs"] if (rule["resources"][0], v) not in gone]} for rule in rules
+            ]
+            patch = json.dumps({"rules": [rule for rule in left if rule["verbs"]]})
+            self._installed.kubectl("patch", kind, name, "--type=merge", "-p", patch)
+
+    @contextmanager
+    def without(self, missing: set[Verb]) -> Iterator[None]:
+        self.grant_all_but(missing)
+        try:
+            yield
+        finally:
+            self.grant_all_but(set())
+
+
+def refused(installed: Installation, part: str) -> set[Verb]:
+    """What the pods of a part were refused, as long as they live: one that ends over it has only its log."""
+    found = set() if part == ROUTER else counted(installed, "refused")
+    for pod in installed.get("pods", selector=f"headgate.dev/part={part}")["items"]:
+        for more in ((), ("--previous",)):
+            log = installed.kubectl("logs", pod["metadata"]["name"], "--tail=2000", *more, check=False)
+            said = NO_RIGHT.findall(log.replace("\\", ""))
+            found |= {(what, verb, "namespace" if "namespace" in where else "cluster") for verb, what, where in said}
+    return found
+
+
+def test_every_verb_has_an_act_that_needs_it() -> None:
+    for part in (CONTROLLER, ROUTER):
+        acted = [verb for act in ACTS.values() if act.part == part for verb in act.verbs]
+        assert len(acted) == len(set(acted))
+        assert set(acted) | (BY_CHANCE if part == CONTROLLER else set()) == granted(part)
+
+
+@on_a_cluster
+@pytest.mark.parametrize("name", ACTS)
+def test_each_verb_that_is_taken_away_is_missed(installed: Installation, name: str) -> None:
+    act = ACTS[name]
+    if not (installed.work / "endpoints/greet").exists():
+        installed.write("hello again")
+        installed.push("greetings")
+    serving(installed)
+    act.before(installed)
+    missing = act.verbs
+    assert not missing & refused(installed, act.part), "nothing of it was refused while it was granted"
+    roles = Roles(installed, act.part)
+
+    def all_missed() -> bool:
+        act.again(installed)
+        found = missing & refused(installed, act.part)
+        missing.difference_update(found)
+        if found:
+            roles.grant_all_but(missing)
+        return not missing
+
+    with roles.without(missing):
+        act.do(installed)
+        try:
+            within(PATIENCE_S, all_missed, "each was refused")
+        except AssertionError as error:
+            raise AssertionError(f"never asked for: {sorted(missing)}") from error
+    note(missed={**noted().get("missed", {}), name: len(act.verbs)})
+
+
+@on_a_cluster
+def test_without_get_a_pod_that_is_there_already_is_nobodys(
+    installed: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that lost its journal makes an attempt again, as the controller's own account."""
+    monkeypatch.setenv("KUBECONFIG", str(_account(installed, tmp_path / "kubeconfig")))
+    image = installed.images["runner"]["image"]
+    with Workflow(name="twice", entrypoint="main", labels={RUN: "same"}) as workflow:
+        Container(name="main", image=image, command=["python", "-c", "import time; time.sleep(600)"])
+    document = dict(workflow.to_dict())
+
+    with ExitStack() as stack:
+
+        def engine(folder: str) -> PodsEngine:
+            env = {"HEADGATE_CONTROL": "http://nobody:7070", "HEADGATE_TOKEN": "op_secret"}
+            account, settings = Cluster.connect(installed.namespace), OpSettings(image=image)
+            made = PodsEngine(DataFolder(tmp_path / folder), env=env, cluster=account, settings=settings)
+            made.start()
+            stack.callback(made.close)
+            made.submit(document)
+            return made
+
+        first = engine("first")
+        stack.callback(first.stop, "twice")
+        selector = "headgate.dev/workflow=twice"
+        within(PATIENCE_S, lambda: installed.get("pods", selector=selector)["items"], "there is a pod")
+        with Roles(installed, CONTROLLER).without(BY_CHANCE):
+            second = engine("second")
+            within(PATIENCE_S, lambda: _phase(second) == "Failed", "who lost its journal cannot tell whose it is")
+        found = second.status("twice")
+        assert found is not None
+        assert 'cannot get resource "pods"' in found.message
+        assert _phase(first) == "Running"
+
+
+def _phase(engine: PodsEngine) -> str:
+    found = engine.status("twice")
+    return found.phase if found else ""
+
+
+def _account(installed: Installation, file: Path) -> Path:
+    """A configuration of the controller's own account."""
+    known = json.loads(installed.kubectl("config", "view", "--raw", "--minify", "-o", "json"))
+    token = installed.kubectl("create", "token", "headgate-controller").strip()
+    context = {"cluster": known["clusters"][0]["name"], "user": "controller", "namespace": installed.namespace}
+    users = [{"name": "controller", "user": {"token": token}}]
+    contexts = [{"name": "controller", "context": context}]
+    file.write_text(json.dumps({**known, "users": users, "contexts": contexts, "current-context": "controller"}))
+    return file
