@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from bench.numbers import keep
 
 import s3server
 from installation import Installation, Recorder, ask, forwarder, within
@@ -124,6 +125,7 @@ def test_the_next_version_and_a_revert_fail_no_caller(lake: Lake) -> None:
     seen = caller.stop()
     world.note("requests during a catalogue model's rollout and revert", sum(seen.values()))
     assert seen.keys() == {200}, seen
+    keep("cluster", {"catalogue_requests": sum(seen.values()), "catalogue_failed": 0})
 
 
 def test_content_that_changed_under_its_version_never_serves(lake: Lake) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from bench.numbers import keep
 
 from headgate_kit.kube import Cluster
 from headgate_kit.kube.kinds import NODE
@@ -193,6 +194,7 @@ def test_parts_of_a_rollout_take_turns_and_no_caller_fails(installed: Installati
         counting.join()
     assert asking.statuses().keys() == {200}, asking.statuses()
     installed.note("requests during a rollout by parts", len(asking.seen))
+    keep("cluster", {"partial_requests": len(asking.seen), "partial_failed": 0})
     assert {word for _, _, _, word in asking.seen} == {"hello", "by parts"}
     assert 2 <= most <= SLICES
     assert said(installed) == "by parts"
@@ -208,6 +210,7 @@ def test_a_swap_answers_503_until_the_next_one_is_ready(installed: Installation)
     assert all(after for _, after in gaps), "whoever is turned away is told when to come back"
     out_s = gaps[-1][0] - gaps[0][0]
     installed.note("seconds of 503 in a swap", out_s)
+    keep("cluster", {"swap_503_s": round(out_s, 1)})
     assert not [at for at, status, _, _ in asking.seen if status == 200 and gaps[0][0] < at < gaps[-1][0]]
     assert {word for at, _, _, word in asking.seen if at < gaps[0][0]} == {"by parts"}
     assert {word for at, _, _, word in asking.seen if at > gaps[-1][0]} == {"swapped"}
