@@ -26,7 +26,7 @@ TOLD = ("headgate-revision", "azureml-model-deployment", "x-ms-request-id", "ms-
 
 
 @options.verb()
-@click.argument("endpoint")
+@options.endpoint()
 @click.option("-f", "--request-file", "body", type=click.File("rb"), required=True, help="The request; - reads stdin.")
 @click.option("-d", "--deployment", default="", metavar="NAME", help="Past the split: NAME or NAME@REVISION.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Sent along; may repeat.")
@@ -102,7 +102,7 @@ def keys() -> None:
 
 
 @keys.command()
-@click.argument("endpoint")
+@options.endpoint()
 @options.output("table", "json", "yaml")
 @options.data()
 def show(endpoint: str, output: str, data: str | None) -> Exit:
@@ -114,7 +114,7 @@ def show(endpoint: str, output: str, data: str | None) -> Exit:
 
 
 @keys.command()
-@click.argument("endpoint")
+@options.endpoint()
 @click.option("--ttl", type=Duration(), default="1h", show_default=True, help="How long it is good for; at most 24h.")
 @options.output("table", "json", "yaml")
 @options.data()
@@ -127,7 +127,7 @@ def token(endpoint: str, ttl: float, output: str, data: str | None) -> Exit:
 
 
 @keys.command()
-@click.argument("endpoint")
+@options.endpoint()
 @click.option(
     "--key-type",
     type=click.Choice(["primary", "secondary", "signing"]),
@@ -151,7 +151,7 @@ def rotate(endpoint: str, key_type: str, data: str | None) -> Exit:
 
 
 @options.verb()
-@click.argument("endpoint", metavar="ENDPOINT[/DEPLOYMENT]")
+@options.endpoint(metavar="ENDPOINT[/DEPLOYMENT]")
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines come.")
 @click.option(
     "--container",

@@ -155,15 +155,31 @@ class Control:
 def open_control(data: str | None) -> Control:
     """The control API of --control or --data, of $HEADGATE_CONTROL or $HEADGATE_DATA, or of the nearest data folder.
 
-    Raises: FindingsError `no-data-folder`.
+    Raises: FindingsError `no-data-folder`, `control-url`.
     """
     from headgate_console import options
 
     url, file = options.remote()
     if url or (not data and (url := os.environ.get("HEADGATE_CONTROL", ""))):
+        check_url(url)
         named = file or os.environ.get("HEADGATE_TOKEN_FILE", "")
         return Control(Remote(url, Path(named) if named else None, os.environ.get("HEADGATE_TOKEN", "")))
     return Control(open_folder(data))
+
+
+def check_url(url: str) -> None:
+    """Raises: FindingsError `control-url`."""
+    place = urlsplit(url)
+    if place.scheme not in ("http", "https") or not place.hostname:
+        raise FindingsError(
+            Finding(
+                code="control-url",
+                message=f"{url[:200]} is no URL of a control API",
+                why="it is asked over HTTP",
+                fix="write http://HOST:PORT or https://HOST:PORT; in a cluster http://headgate-controller.NAMESPACE:7070",
+                place=Place("--control"),
+            )
+        )
 
 
 def open_folder(data: str | None) -> DataFolder:
@@ -223,11 +239,12 @@ def _token_of(remote: Remote) -> str:
 def silent(data: Door, error: Exception) -> NoReturn:
     """Raises the finding for a control API that does not answer."""
     here = isinstance(data, DataFolder)
+    gone = here and isinstance(error, FileNotFoundError)
     raise FindingsError(
         Finding(
             code="not-running",
             message="the controller does not answer",
-            why=f"{type(error).__name__}: {error}",
+            why="none was started here, or it was stopped" if gone else f"{type(error).__name__}: {error}",
             fix=("start it with `headgate up`" if here else "`headgate doctor` says what is wrong in a cluster")
             + "; callers are served by the router all the while, if that runs",
             place=Place(str(data.root) if isinstance(data, DataFolder) else data.url),

@@ -148,7 +148,7 @@ def with_room(changes: list[Change], data: str | None) -> list[Change]:
 
 
 @options.verb()
-@click.argument("endpoint")
+@options.endpoint()
 @click.argument("span", metavar="[BASE..HEAD]", default="")
 @click.option("--repo", "root", type=click.Path(path_type=Path), default=Path(), help="Work tree. Default: here.")
 def workflow(endpoint: str, span: str, root: Path) -> Exit:

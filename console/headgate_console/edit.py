@@ -23,7 +23,7 @@ MAX_BYTES = 256 * 1024  # the reader's limit: a longer file is not served anyway
 
 
 @options.verb()
-@click.argument("endpoint")
+@options.endpoint()
 @click.argument("split", metavar='"NAME=PERCENT ..."', required=False)
 @click.option("--mirror", "mirrored", metavar="NAME=PERCENT", help='mirror_traffic; "" ends it.')
 @click.option("--repo", "root", type=click.Path(path_type=Path), default=Path(), help="Work tree. Default: here.")

@@ -31,7 +31,7 @@ def _sha(_: click.Context, __: click.Parameter, value: str) -> str:
 
 
 @options.verb()
-@click.argument("endpoint", required=False)
+@options.endpoint(required=False)
 @click.option("-w", "--watch", "watched", is_flag=True, help="Follow until healthy (0), degraded or rolled back (4).")
 @click.option(
     "--commit",
@@ -101,7 +101,7 @@ def rollout() -> None:
 
 
 @rollout.command()
-@click.argument("endpoint")
+@options.endpoint()
 @click.option("--id", "rollout_id", default="", metavar="ROLLOUT", help="An earlier one. Default: the running or last.")
 @click.option("-w", "--watch", "watched", is_flag=True, help="Follow until it ends.")
 @click.option("--timeout", "timeout_s", type=Duration(), help="With --watch: give up after this long (5).")
@@ -152,7 +152,7 @@ def why_option(function: Any) -> Any:
 
 
 @rollout.command()
-@click.argument("endpoint")
+@options.endpoint()
 @why_option
 @options.data()
 def pause(endpoint: str, why: str, data: str | None) -> Exit:
@@ -161,7 +161,7 @@ def pause(endpoint: str, why: str, data: str | None) -> Exit:
 
 
 @rollout.command()
-@click.argument("endpoint")
+@options.endpoint()
 @why_option
 @options.data()
 def resume(endpoint: str, why: str, data: str | None) -> Exit:
@@ -170,7 +170,7 @@ def resume(endpoint: str, why: str, data: str | None) -> Exit:
 
 
 @rollout.command()
-@click.argument("endpoint")
+@options.endpoint()
 @click.option("--full", is_flag=True, help="No op of this rollout soaks any longer.")
 @why_option
 @options.data()
@@ -184,7 +184,7 @@ def gate_option(function: Any) -> Any:
 
 
 @rollout.command()
-@click.argument("endpoint")
+@options.endpoint()
 @gate_option
 @why_option
 @options.data()
@@ -194,7 +194,7 @@ def approve(endpoint: str, gate: str, why: str, data: str | None) -> Exit:
 
 
 @rollout.command()
-@click.argument("endpoint")
+@options.endpoint()
 @gate_option
 @why_option
 @options.data()
@@ -204,7 +204,7 @@ def reject(endpoint: str, gate: str, why: str, data: str | None) -> Exit:
 
 
 @rollout.command()
-@click.argument("endpoint")
+@options.endpoint()
 @why_option
 @options.data()
 def abort(endpoint: str, why: str, data: str | None) -> Exit:
@@ -213,7 +213,7 @@ def abort(endpoint: str, why: str, data: str | None) -> Exit:
 
 
 @options.verb()
-@click.argument("endpoint")
+@options.endpoint()
 @click.option("--to", default="", metavar="REVISION", help="A known-good revision or commit. Default: the last one.")
 @click.option("--git-only", is_flag=True, help="Only make the commit; traffic follows from it.")
 @why_option
@@ -233,7 +233,7 @@ def sync(accept: str, data: str | None) -> Exit:
 
 
 @options.verb()
-@click.argument("endpoint", required=False, default="")
+@options.endpoint(required=False, default="")
 @click.option("-f", "--follow", is_flag=True, help="Go on as they happen.")
 @click.option("--after", default=0, metavar="ID", help="Only events after this id.")
 @options.output("table", "json")

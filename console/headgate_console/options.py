@@ -6,6 +6,7 @@ import difflib
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -14,6 +15,7 @@ from headgate_console import print as out
 
 F = TypeVar("F", bound=Callable[..., Any])
 QUIET, VERBOSE = "headgate.quiet", "headgate.verbose"
+COMPLETE_WITHIN_S = 1.0  # a person waits with a half-typed name
 CONTROL, TOKEN_FILE = "headgate.control", "headgate.token-file"
 
 
@@ -93,6 +95,27 @@ class Noun(click.Group):
 
 def verb(name: str | None = None) -> Callable[[Callable[..., Any]], Verb]:
     return click.command(name, cls=Verb)
+
+
+def endpoint(**more: Any) -> Callable[[F], F]:
+    """The ENDPOINT of a verb; a shell completes its name."""
+    return click.argument("endpoint", shell_complete=_names, **more)
+
+
+def _names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """What the controller serves; where none answers, what lies in the nearest endpoints/."""
+    from headgate.findings import FindingsError
+    from headgate_console.connect import open_control
+
+    try:
+        control = open_control(ctx.params.get("data"))
+        control.timeout_s = COMPLETE_WITHIN_S
+        known = [one.name for one in control.system().endpoints]
+    except FindingsError:
+        here = Path.cwd()
+        root = next((place for place in (here, *here.parents) if (place / "endpoints").is_dir()), None)
+        known = [folder.name for folder in (root / "endpoints").iterdir() if folder.is_dir()] if root else []
+    return sorted(name for name in known if name.startswith(incomplete))
 
 
 def output(*formats: str, default: str = "table") -> Callable[[F], F]:

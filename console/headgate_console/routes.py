@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import click
-
 from headgate.control import TableStatus
 from headgate_console import options
 from headgate_console.connect import open_control
@@ -12,7 +10,7 @@ from headgate_console.print import dim, document, percent, short, table
 
 
 @options.verb()
-@click.argument("endpoint", required=False)
+@options.endpoint(required=False)
 @options.output()
 @options.data()
 def routes(endpoint: str | None, output: str, data: str | None) -> Exit:

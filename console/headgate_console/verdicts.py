@@ -24,7 +24,7 @@ def verdict() -> None:
 
 
 @verdict.command("list")
-@click.argument("endpoint")
+@options.endpoint()
 @click.option("--rollout", "rollout_id", default="", metavar="ROLLOUT", help="Only of this one. Default: all kept.")
 @options.output()
 @options.data()

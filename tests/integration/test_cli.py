@@ -9,6 +9,7 @@ from pathlib import Path
 import git
 import pytest
 import yaml
+from click.shell_completion import ShellComplete
 
 from headgate_console import main
 from headgate_console.exits import Exit
@@ -71,6 +72,21 @@ def test_a_folder_below_the_repo_is_told_where_to_go(
     monkeypatch.chdir(repo / "endpoints/hello")
     assert main.run([verb]) == Exit.REFUSED
     assert f"fix: run it in {repo}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("he", ["hello"]), ("", ["hello"]), ("x", [])])
+def test_names_are_completed_from_the_folders_where_no_controller_answers(
+    repo: Path, typed: str, offered: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HEADGATE_DATA", raising=False)
+    monkeypatch.chdir(repo / "endpoints" / "hello")
+    shell = ShellComplete(main.cli, {}, "headgate", "_HEADGATE_COMPLETE")
+    assert [item.value for item in shell.get_completions(["workflow"], typed)] == offered
+
+
+def test_a_control_api_is_named_by_a_url(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["status", "--control", "nonsense"]) == Exit.REFUSED
+    assert "--control: error[control-url]: nonsense is no URL" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_endpoints_repo_is_not_called_valid(

@@ -167,6 +167,19 @@ def test_an_endpoint_takes_tokens_when_its_yaml_says_so_and_keys_again_after(sys
     eventually(lambda: system.invoke(*by_key).code == Exit.OK)
 
 
+def test_a_half_typed_name_of_an_endpoint_is_completed(system: System) -> None:
+    assert completed(system.repo, "headgate status he").strip() == "plain,hello"
+    assert completed(system.repo, "headgate rollout get x").strip() == ""
+
+
+def completed(folder: Path, line: str) -> str:
+    """What a shell is offered for the last word."""
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), "_HEADGATE_COMPLETE": "bash_complete"}
+    command = [sys.executable, "-m", "headgate_console.main"]
+    asked = subprocess.run(command, cwd=folder, env={**os.environ, **words}, capture_output=True, text=True, check=True)
+    return asked.stdout
+
+
 def test_the_live_table_is_shown_with_what_was_counted(system: System) -> None:
     assert system.invoke().code == Exit.OK
     eventually(lambda: json.loads(system.run("routes", "hello", "-o", "json").out)["routes"][0]["observed"] == 1.0)
@@ -281,6 +294,7 @@ def test_down_leaves_nothing_running_and_up_serves_again(system: System) -> None
     gone = system.run("status")
     assert gone.code == Exit.REFUSED
     assert "error[not-running]" in gone.err
+    assert "why: none was started here, or it was stopped" in gone.err
     assert system.run("up", "--detach", "--workers", "1").code == Exit.OK
     assert json.loads(system.data.router.read_bytes())["url"] == port
     eventually(lambda: system.invoke().code == Exit.OK)
