@@ -26,7 +26,10 @@ def to_data(value: Any) -> Any:
 
 
 def canonical(value: Any) -> bytes:
-    return msgspec.json.encode(to_data(value), order="sorted")
+    try:
+        return msgspec.json.encode(value, order="sorted")
+    except TypeError:  # keys that are no text, as of a histogram, become text first: then they can be sorted
+        return msgspec.json.encode(to_data(value))
 
 
 def size(value: Any) -> int:

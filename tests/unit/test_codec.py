@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 import pytest
 
 from headgate import codec
 from headgate.control import ExchangeRequest
+from headgate.evidence import Counts, Look, Outcome
 from headgate.rollout import Head
 from headgate.table import EndpointRoute, RouteRevision, RouteTable, seal
 from headgate.testing import World, deployment, target
@@ -80,3 +82,28 @@ def test_fields_dropped_inside_lists_are_named_too() -> None:
     row = {**data["endpoints"]["a"]["revisions"][0], "zone": "eu"}
     data["endpoints"]["a"]["revisions"] = [row]
     assert codec.unknown_fields(data, codec.decode(RouteTable, data)) == ("endpoints.a.revisions[0].zone",)
+
+
+def test_keys_that_are_no_text_are_sorted_as_text() -> None:
+    assert codec.canonical({100: 1, 9: 2, 10: 3}) == b'{"10":3,"100":1,"9":2}'
+    counts = Counts({"ok": 3}, {99: 1, 9: 2, 100: 3})
+    assert b'"latency":{"100":3,"9":2,"99":1}' in codec.canonical(counts)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        World().commit(target("b1", [deployment("blue")], {"blue": 100})).head,
+        World().commit(target("b1", [deployment("blue")], {"blue": 100})).route,
+        {Outcome.OK: 1, "a": 2, "Z": 3},
+        {"é": 1, "z": [{"b": 1, "a": 2.5}], "\U0001f600": None},
+        [frozenset({"b", "a", "c"})],
+        Look("step", 3, 12.5, 1.0, Counts({Outcome.OK: 3}, dict.fromkeys((99, 9, 100), 1))),
+    ],
+    ids=["head", "route", "enum-keys", "text-beyond-ascii", "a-set", "look"],
+)
+def test_canonical_bytes_are_those_of_the_data_sorted(value: object) -> None:
+    assert (
+        codec.canonical(value)
+        == json.dumps(codec.to_data(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    )
