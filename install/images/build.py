@@ -50,8 +50,8 @@ sys.exit(main())
 class Tool(Protocol):
     """What makes images here."""
 
-    def says(self, image: str, program: str = SAYS) -> str:
-        """What the image's own Python prints."""
+    def says(self, image: str, program: str = SAYS, *, made: bool = False) -> str:
+        """What the image's own Python prints. `made`: here, just now; what a registry has by its name is not it."""
         ...
 
     def build(self, name: str, reference: str, context: Path, arguments: dict[str, str]) -> None: ...
@@ -70,8 +70,8 @@ class Buildah:
             self._env["BUILDAH_ISOLATION"] = "chroot"  # inside another container there is no other one
             self._env.setdefault("STORAGE_DRIVER", "vfs")
 
-    def says(self, image: str, program: str = SAYS) -> str:
-        container = self._run("from", *self._tls, image)
+    def says(self, image: str, program: str = SAYS, *, made: bool = False) -> str:
+        container = self._run("from", *self._tls, *(["--pull=never"] if made else []), image)
         try:
             return self._run("run", container, "--", "python3", "-c", program)
         finally:
@@ -99,8 +99,9 @@ class Docker:
         if insecure:
             print("docker: a registry without TLS is named in the daemon's own insecure-registries", file=sys.stderr)
 
-    def says(self, image: str, program: str = SAYS) -> str:
-        return self._run("run", "--rm", "--entrypoint", "python3", image, "-c", program)
+    def says(self, image: str, program: str = SAYS, *, made: bool = False) -> str:
+        pull = "never" if made else "missing"
+        return self._run("run", "--rm", f"--pull={pull}", "--entrypoint", "python3", image, "-c", program)
 
     def build(self, name: str, reference: str, context: Path, arguments: dict[str, str]) -> None:
         given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
@@ -226,7 +227,7 @@ def main(argv: Sequence[str]) -> int:
             }
             maker.build(name, reference, Path(scratch), arguments)
             if name == "router":
-                path = data_path(maker.says(reference, FOUND), given.compiler)
+                path = data_path(maker.says(reference, FOUND, made=True), given.compiler)
                 print(f"router's data path: {path}", file=sys.stderr)
             digest = maker.push(reference) if given.push else ""
             pinned = f"{reference.rpartition(':')[0]}@{digest}" if digest else reference
