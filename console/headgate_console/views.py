@@ -180,7 +180,7 @@ def op_age(op: OpStatus, now: float) -> str:
 
 def op_info(op: OpStatus) -> str:
     parts = [f"{op.percent:g} %"] if op.percent else []
-    said = "" if held_by(op) else first(op.message)  # the gates below say it in full
+    said = own_words(op)
     return " ".join([*parts, said] if said else parts)
 
 
@@ -220,8 +220,7 @@ def ladder(shown: RolloutStatus, now: float) -> list[str]:
     rows = []
     for op in shown.ops:
         moved = f"{op.percent:g} %" if op.percent else ""
-        said = "" if held_by(op) else first(op.message)
-        rows.append([op.name, state(op.state), moved, op_age(op, now), said])
+        rows.append([op.name, state(op.state), moved, op_age(op, now), own_words(op)])
         rows += [[f"  α {v.gate}", state(v.result), "", "", verdict_line(v)] for v in op.verdicts]
     return table(["OP", "STATUS", "PERCENT", "TIME", "INFO"], rows)
 
@@ -242,13 +241,19 @@ def held_by(op: OpStatus) -> list[Verdict]:
     return [v for v in op.verdicts if op.state == "running" and v.result in (Result.INCONCLUSIVE, Result.ERROR)]
 
 
+def own_words(op: OpStatus) -> str:
+    """A cell's worth of what an op says; nothing where the gates below it say the same in full."""
+    told = held_by(op) or any(v.result is Result.FAIL for v in op.verdicts)
+    return "" if told else first(op.message)
+
+
 def failures(shown: RolloutStatus) -> list[str]:
-    """Every failing verdict with the differences it found."""
+    """What each failing verdict found to differ; why it failed is said with the gate."""
     lines: list[str] = []
     for op in shown.ops:
         for verdict in op.verdicts:
-            if verdict.result is Result.FAIL:
-                lines += [bold(f"{verdict.gate} failed at {op.name}: ") + verdict.explanation, *differences(verdict)]
+            if verdict.result is Result.FAIL and verdict.differences:
+                lines += [bold(f"{verdict.gate} at {op.name}: what differs"), *differences(verdict)]
     return spaced(lines)
 
 

@@ -107,9 +107,7 @@ def held(op: OpRecord) -> str:
     if op.verdicts:
         waiting = [v for v in op.verdicts if v.result is not Result.PASS]
         if any(v.figures.get(REQUESTS) == 0 for v in waiting):
-            return (
-                f"{op.name}: no caller has sent a request yet, so there is nothing to judge; at max_soak it goes back"
-            )
+            return f"{op.name}: no request has come since it began: nothing to judge by; at max_soak it goes back"
         return f"{op.name}: " + ("; ".join(f"{v.gate}: {v.missing or v.explanation}" for v in waiting) or "soaking")
     return f"{op.name}: " + (op.message or "waiting" if op.live_at is None else op.message or "waiting for evidence")
 

@@ -63,7 +63,7 @@ def test_an_op_without_a_request_says_so_instead_of_what_each_gate_lacks() -> No
     assert rollout
     op = replace(rollout.ops[-1], verdicts=(unheard,))
     said = held(op)
-    assert said.startswith("mirror: no caller has sent a request yet")
+    assert said.startswith("mirror: no request has come since it began")
     assert held(replace(op, verdicts=(replace(unheard, figures={"candidate_requests": 7.0}),))) == (
         "mirror: minimum-evidence: 0 were seen"
     )
