@@ -72,8 +72,21 @@ def test_the_rendered_role_grants_what_the_list_says_for_its_settings(part: str)
 def test_a_right_that_needs_a_setting_is_left_out_without_it() -> None:
     named = {r.resource for r in rights(CONTROLLER, {"engine": "pods", "resources.enabled": "false"})}
     assert "workflows" not in named
+    assert "scaledobjects" not in named
     assert "onlineendpoints" not in named
     assert "secrets" in named
+
+
+def test_the_chart_gives_the_right_to_keda_when_it_is_asked_to(generate: ModuleType) -> None:
+    helm = generate.find_helm()
+    if helm is None:
+        pytest.skip(NO_HELM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "SETTINGS", {**generate.SETTINGS, "keda.enabled": "true"})
+        rendered = [o for o in yaml.safe_load_all(generate.manifest(helm)) if o and o["kind"] == "Role"]
+    rules = [rule for o in rendered for rule in o["rules"] if rule["resources"] == ["scaledobjects"]]
+    wanted = {"apiGroups": ["keda.sh"], "resources": ["scaledobjects"], "verbs": ["create", "patch", "delete"]}
+    assert rules == [wanted]
 
 
 @pytest.mark.parametrize("name", ["headgate-controller", "headgate-router"])
