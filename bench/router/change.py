@@ -17,51 +17,33 @@ from bench.router.job import request
 from bench.router.load import Caller, run
 from bench.router.peers import Upstreams, table
 from bench.router.places import CORES, UP_S, running
+from bench.standin import Standin
 
-from headgate import codec
-from headgate.control import ExchangeReply, ExchangeRequest
 from headgate.table import RouteTable
 from headgate_kit import listen
 
 WORKERS = 4
 CHANGES = 30
-HOLD_S = 1.0
 
 
-class Controller:
-    """Holds each exchange until there is a newer table, or a second has passed."""
-
+class Controller(Standin):
     def __init__(self, first: RouteTable) -> None:
+        super().__init__()
         self.table = first
-        self.news = asyncio.Event()
         self.acked: dict[str, tuple[int, float]] = {}  # worker -> generation, when it said so
 
-    def publish(self, table: RouteTable) -> float:
-        self.table = table
-        self.news.set()
-        self.news = asyncio.Event()
-        return time.perf_counter()
+    def current(self) -> RouteTable:
+        return self.table
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                body = await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
-                asked = codec.decode(ExchangeRequest, body)
-                acked = asked.acked.generation if asked.acked else -1
-                if self.acked.get(asked.worker, (-1, 0.0))[0] != acked:
-                    self.acked[asked.worker] = (acked, time.perf_counter())
-                news = self.news
-                if self.table.generation <= acked:
-                    try:
-                        await asyncio.wait_for(news.wait(), HOLD_S)
-                    except TimeoutError:
-                        pass
-                newer = self.table if self.table.generation > acked else None
-                answer = codec.canonical(ExchangeReply(asked.sequence, newer))
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(answer), answer))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+    def heard(self, worker: str, generation: int) -> None:
+        if self.acked.get(worker, (-1, 0.0))[0] != generation:
+            self.acked[worker] = (generation, time.perf_counter())
+
+    def publish(self, table: RouteTable) -> float:
+        """When."""
+        self.table = table
+        self.tell()
+        return time.perf_counter()
 
 
 def measure(folder: Path, upstreams: Upstreams) -> dict[str, float]:

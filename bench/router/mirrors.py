@@ -1,22 +1,26 @@
 """What callers notice of a mirror's target that hangs, is slow, is dead or refuses: nothing, it is claimed.
 
-Each ill target in a router of its own, beside one with a well target and one without a mirror; 500 requests a second.
+For each ill target two routers, one that copies to it and one that copies nothing, asked in turn at 500 requests a
+second: what else the machine does falls on both, so a turn is compared with the one beside it.
 """
 
 from __future__ import annotations
 
 import socket
+import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from bench.router.load import paced, run
-from bench.router.peers import Peer, Upstreams, headgate
+from bench.router.load import Seen, paced, run
+from bench.router.peers import Peer, Running, Upstreams, headgate
 from bench.router.places import REST, free_ports, memory_mb, running
 
 SHARE = 0.5  # of requests copied: as many as Azure allows
-ILLS = ("none", "well", "hung", "slow", "dead", "refusing", "closing")
+ILLS = ("well", "hung", "slow", "dead", "refusing", "closing")
+PAIRS = 8
+TURN = 1 / 4  # of the seconds that a load of the other parts takes
 
 
 def measure(
@@ -24,16 +28,43 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     found = {}
     for ill in ILLS:
-        with _target(ill, folder, upstream_argv, upstreams.shadow) as port:
-            peer = Peer(f"mirror-{ill}", "", headgate("builtin", 0.0 if ill == "none" else SHARE))
-            with peer.serving(folder, replace(upstreams, shadow=port)) as router:
-                before = memory_mb(router.pid)
-                seen = run(paced(router.port, "/endpoints/e/score", seconds))
-                grown = round(memory_mb(router.pid) - before, 1)
-                found[ill] = {
-                    "p50_ms": seen.p(0.5), "p99_ms": seen.p(0.99), "failed": float(seen.failed), "grown_mb": grown,
-                }  # fmt: skip
+        with ExitStack() as stack:
+            port = stack.enter_context(_target(ill, folder, upstream_argv, upstreams.shadow))
+            up = replace(upstreams, shadow=port)
+            copies, alone = (
+                stack.enter_context(Peer(f"mirror-{ill}-{share}", "", headgate("builtin", share)).serving(folder, up))
+                for share in (SHARE, 0.0)
+            )
+            found[ill] = compared(copies, alone, seconds * TURN)
     return found
+
+
+def compared(copies: Running, alone: Running, seconds: float) -> dict[str, float]:
+    """Latencies of all turns, and the difference between the two of a pair: its median, and its middle half."""
+    turns: dict[int, list[Seen]] = {copies.port: [], alone.port: []}
+    for port in turns:
+        run(paced(port, "/endpoints/e/score", seconds))  # warm
+    before = memory_mb(copies.pid)
+    for number in range(PAIRS):
+        for port in turns if number % 2 else reversed(turns):
+            turns[port].append(run(paced(port, "/endpoints/e/score", seconds)))
+    grown = memory_mb(copies.pid) - before
+    ill, none = turns[copies.port], turns[alone.port]
+    low, middle, high = statistics.quantiles([a.p(0.99) - b.p(0.99) for a, b in zip(ill, none, strict=True)], n=4)
+    return {
+        "p50_ms": _all(ill).p(0.5),
+        "p99_ms": _all(ill).p(0.99),
+        "none_p50_ms": _all(none).p(0.5),
+        "none_p99_ms": _all(none).p(0.99),
+        "added_p99_ms": round(middle, 3),
+        "added_p99_ms_spread": round(high - low, 3),
+        "failed": float(_all(ill).failed),
+        "grown_mb": round(grown, 1),
+    }
+
+
+def _all(turns: list[Seen]) -> Seen:
+    return Seen(failed=sum(seen.failed for seen in turns), late_ms=[ms for seen in turns for ms in seen.late_ms])
 
 
 @contextmanager
@@ -50,4 +81,4 @@ def _target(ill: str, folder: Path, upstream_argv: list[str], well: int) -> Iter
                 waiting = stack.enter_context(socket.socket())
                 waiting.setblocking(False)
                 waiting.connect_ex(("127.0.0.1", port))
-        yield well if ill in ("none", "well") else port  # refusing: nobody listens on the port
+        yield well if ill == "well" else port  # refusing: nobody listens on the port

@@ -15,11 +15,10 @@ import sys
 from pathlib import Path
 
 import uvloop
+from bench.standin import Standin
 
-from headgate import codec
-from headgate.control import EXCHANGE_HOLD_S, ExchangeReply, ExchangeRequest
 from headgate.evidence import PairKind
-from headgate.table import EndpointRoute, Mirror, RouteRevision
+from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable
 from headgate_controllers.records.sqlite import SqliteRecord
 from headgate_controllers.routes import Routes
 from headgate_kit.layout import DataFolder
@@ -29,16 +28,19 @@ CANDIDATE = "candidate"  # gets copies only
 LEAST_S = 0.05  # between two changes
 
 
-class Controller:
+class Controller(Standin):
     def __init__(self, root: Path, workers: int, ports: list[list[int]]) -> None:
+        super().__init__()
         self._routes = Routes(SqliteRecord(root / "record.db"))
         self._workers = workers
         self._ports = ports
         self._acked: dict[str, int] = {}
-        self._news = asyncio.Event()
         self._all = asyncio.Event()
         with (root / "acked").open("r+b") as file:
             self._shown = mmap.mmap(file.fileno(), 8)
+
+    def current(self) -> RouteTable:
+        return self._routes.table
 
     async def change(self) -> None:
         """For ever."""
@@ -48,8 +50,7 @@ class Controller:
                 await self._all.wait()
             self._all.clear()
             self._routes.publish({"e": self._route(generation + 1)}, "c" * 40)
-            self._news.set()
-            self._news = asyncio.Event()
+            self.tell()
             await asyncio.sleep(LEAST_S)
 
     def _route(self, change: int) -> EndpointRoute:
@@ -69,25 +70,8 @@ class Controller:
         upstreams = tuple(f"http://127.0.0.1:{port}" for port in self._ports[index])
         return RouteRevision(name, name, share, upstreams, max_concurrent_per_instance=1000, request_timeout_ms=30_000)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                body = await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
-                asked = codec.decode(ExchangeRequest, body)
-                acked = asked.acked.generation if asked.acked else -1
-                news = self._news
-                self._heard(asked.worker, acked)
-                if self._routes.table.generation <= acked:
-                    await asyncio.wait((asyncio.ensure_future(news.wait()),), timeout=EXCHANGE_HOLD_S)
-                table = self._routes.table
-                reply = codec.canonical(ExchangeReply(asked.sequence, table if table.generation != acked else None))
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(reply), reply))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    def _heard(self, worker: str, acked: int) -> None:
-        self._acked[worker] = acked
+    def heard(self, worker: str, generation: int) -> None:
+        self._acked[worker] = generation
         if len(self._acked) == self._workers:
             least = min(self._acked.values())
             if least > int.from_bytes(self._shown[:], "little"):
