@@ -34,12 +34,18 @@ MODULES = (
     "routes",
     "streams",
     "upstream",
+    "dataplanes/builtin/answer",
     "dataplanes/builtin/asgi",
+    "dataplanes/builtin/asking",
     "dataplanes/builtin/body",
+    "dataplanes/builtin/caller",
     "dataplanes/builtin/chunks",
     "dataplanes/builtin/client",
+    "dataplanes/builtin/doors",
     "dataplanes/builtin/exchange",
+    "dataplanes/builtin/failures",
     "dataplanes/builtin/protocol",
+    "dataplanes/builtin/reading",
     "dataplanes/builtin/tunnel",
 )
 PACKAGE = "headgate_router"

@@ -26,7 +26,7 @@ from headgate.table import RouteTable, keeping, problems, received
 from headgate_kit.files import write_atomic
 from headgate_kit.layout import DataFolder
 from headgate_router.count import Book
-from headgate_router.dataplanes.builtin.client import UpstreamError
+from headgate_router.dataplanes.builtin.failures import UpstreamError
 from headgate_router.routes import Routes
 from headgate_router.upstream import CONNECT_TIMEOUT_S, Ask, Message, NoReplica, Replica, Replicas
 

@@ -35,8 +35,9 @@ from headgate_router import app
 from headgate_router.access_log import AccessLog
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.asgi import DataPath
+from headgate_router.dataplanes.builtin.doors import CONNECTIONS, Doors
 from headgate_router.dataplanes.builtin.guard import Expires, Guarded, sweep
-from headgate_router.dataplanes.builtin.protocol import CONNECTIONS, Doors, protocol
+from headgate_router.dataplanes.builtin.protocol import protocol
 from headgate_router.dataplanes.envoy.side import Asked, Side, reserve, side_of
 from headgate_router.feed import Announced, Feed
 from headgate_router.metrics import RouterCollector

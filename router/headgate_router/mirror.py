@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from headgate.evidence import Answer, Outcome, Pair, PairKind
 from headgate_router import headers
 from headgate_router.count import Book
-from headgate_router.dataplanes.builtin.client import Connection, TimedOut, UpstreamError
+from headgate_router.dataplanes.builtin.client import Connection
+from headgate_router.dataplanes.builtin.failures import TimedOut, UpstreamError
 from headgate_router.redact import Path, blank
 from headgate_router.routes import LiveMirror, LiveRoute
 from headgate_router.streams import Stream, opened

@@ -17,14 +17,8 @@ from headgate_router import headers, mirror, refusals
 from headgate_router.access_log import AccessLog, Line
 from headgate_router.choose import Unroutable, sticky_point
 from headgate_router.count import Book
-from headgate_router.dataplanes.builtin.client import (
-    Abandoned,
-    Connection,
-    Listener,
-    TimedOut,
-    Unreachable,
-    UpstreamError,
-)
+from headgate_router.dataplanes.builtin.client import Connection, Listener
+from headgate_router.dataplanes.builtin.failures import Abandoned, TimedOut, Unreachable, UpstreamError
 from headgate_router.mirror import Copy, Mirrors, Seen
 from headgate_router.refusals import CLIENT_GONE, Refusal
 from headgate_router.routes import LiveMirror, LiveRevision, LiveRoute, Routes

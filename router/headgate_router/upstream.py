@@ -12,15 +12,8 @@ from collections.abc import Callable, Sequence
 from random import Random
 from urllib.parse import urlsplit
 
-from headgate_router.dataplanes.builtin.client import (
-    Broken,
-    C,
-    Connection,
-    TimedOut,
-    Unreachable,
-    UpstreamError,
-    connect,
-)
+from headgate_router.dataplanes.builtin.client import C, Connection, connect
+from headgate_router.dataplanes.builtin.failures import Broken, TimedOut, Unreachable, UpstreamError
 
 CONNECT_TIMEOUT_S = 2.0
 REST_S = 0.5  # a replica that refused is left alone for so long, twice as long each further time

@@ -24,7 +24,8 @@ from uvicorn.server import ServerState
 from headgate.table import EndpointRoute, RouteRevision, RouteTable, seal
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.client import Connection
-from headgate_router.dataplanes.builtin.protocol import CallerConnection, Doors
+from headgate_router.dataplanes.builtin.doors import Doors
+from headgate_router.dataplanes.builtin.protocol import CallerConnection
 from headgate_router.mirror import Mirrors
 from headgate_router.request import Desk
 from headgate_router.routes import Routes

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from headgate_router.dataplanes.builtin.client import Broken, Connection, TimedOut, Unreachable, connect
+from headgate_router.dataplanes.builtin.client import Connection, connect
+from headgate_router.dataplanes.builtin.failures import Broken, TimedOut, Unreachable
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

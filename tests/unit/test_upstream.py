@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from headgate_router.dataplanes.builtin.client import Broken, TimedOut, Unreachable
+from headgate_router.dataplanes.builtin.failures import Broken, TimedOut, Unreachable
 from headgate_router.upstream import Ask, Message, NoReplica, Replica, Replicas
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

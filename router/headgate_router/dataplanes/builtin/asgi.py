@@ -12,7 +12,8 @@ from typing import Any
 
 from headgate_router import headers, mirror, refusals
 from headgate_router.dataplanes.builtin.body import Body, Pump, Watch
-from headgate_router.dataplanes.builtin.client import Abandoned, Broken, Connection, TimedOut, UpstreamError
+from headgate_router.dataplanes.builtin.client import Connection
+from headgate_router.dataplanes.builtin.failures import Abandoned, Broken, TimedOut, UpstreamError
 from headgate_router.refusals import Refusal
 from headgate_router.request import MAX_ERROR_BODY, Desk, Request, of_error
 from headgate_router.routes import LiveRevision

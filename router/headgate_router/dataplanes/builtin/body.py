@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from headgate_router.dataplanes.builtin.client import Connection, UpstreamError
+from headgate_router.dataplanes.builtin.client import Connection
+from headgate_router.dataplanes.builtin.failures import UpstreamError
 from headgate_router.headers import chunk
 from headgate_router.request import HELD
 

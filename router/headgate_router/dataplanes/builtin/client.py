@@ -14,67 +14,34 @@ from typing import TypeVar, cast
 import httptools
 
 from headgate_router.dataplanes.builtin import chunks
+from headgate_router.dataplanes.builtin.answer import Answer
+from headgate_router.dataplanes.builtin.failures import Abandoned, Broken, TimedOut, Unreachable, UpstreamError
 
 HIGH_WATER = 64 * 1024  # bytes of an unread answer before the model is slowed down
 MAX_HEAD = 256 * 1024  # bytes of an answer before its head is whole
-MAX_KNOWN = 4 * 1024  # bytes of a head that is remembered
 
 C = TypeVar("C", bound="Connection")
 
 
-class UpstreamError(Exception):
-    """No whole answer. The text says what happened, without any of the request's content."""
-
-
-class Unreachable(UpstreamError):
-    """No connection: nothing was sent."""
-
-
-class Broken(UpstreamError):
-    """The connection ended, or spoke something else than HTTP, before the answer was whole."""
-
-
-class TimedOut(UpstreamError):
-    """Nothing came for too long."""
-
-
-class Abandoned(UpstreamError):
-    """We ended it ourselves: the caller left."""
-
-
 class Listener:
-    """Who runs a request by callbacks instead of waiting for it. A base, not a protocol: compiled, that is faster."""
+    """Who runs a request by callbacks. Empty here, as asyncio's protocols are: who waits instead needs none of them.
+
+    A base, not a typing.Protocol: compiled, that is faster.
+    """
 
     __slots__ = ()
 
     def heard(self) -> None:
         """Something came, or ended: look at `headed`, `take()`, `error` and `done`."""
-        raise NotImplementedError
 
     def writable(self, yes: bool) -> None:
         """Whether the model reads what it is sent."""
-        raise NotImplementedError
 
     def passed(self, body: bytes, framed: bytes) -> None:
         """More of the body, where the connection `passes` whole chunks: as they came, and what they hold."""
-        raise NotImplementedError
 
 
-class Known:
-    """The head of a whole answer of declared length, as it was parsed: the same bytes mean the same again."""
-
-    __slots__ = ("fields", "lines", "raw", "reason", "size", "status")
-
-    def __init__(self, raw: bytes, size: int, status: int, reason: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-        self.raw = raw
-        self.size = size  # bytes of head and body
-        self.status = status
-        self.reason = reason
-        self.fields = fields
-        self.lines: bytes | None = None  # for the listener: what it says to its caller of such an answer
-
-
-class Connection:
+class Connection(Answer):
     """`start`, `await head()`, then `read()` until it returns b"" (or `take()` what is there).
 
     Or `start` with a listener, which takes what came whenever it is called. After that `reusable` says whether another
@@ -82,53 +49,33 @@ class Connection:
     """
 
     __slots__ = (
-        "_between",
-        "_buffer",
-        "_coded",
         "_drained",
         "_error",
         "_expires",
-        "_head_only",
         "_held",
         "_idle_s",
-        "_in_chunk",
-        "_informational",
-        "_known",
-        "_length",
         "_loop",
-        "_parser",
         "_paused",
-        "_size",
         "_timer",
         "_transport",
-        "_until_eof",
         "_waiter",
-        "answered",
         "before_head",
         "busy",
-        "done",
-        "fields",
-        "headed",
         "idle_since",
-        "keep",
-        "known",
         "listener",
         "open",
         "passes",
-        "reason",
-        "status",
         "used",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
         self._loop = loop
-        self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._expires = 0.0
-        self._known: Known | None = None  # of the last answer that came at once
         self.listener: Listener | None = None
         self.open = False
         self.busy = False
@@ -137,24 +84,8 @@ class Connection:
         self._reset(head_only=False)
 
     def _reset(self, *, head_only: bool) -> None:
-        self.status = 0
-        self.reason = b""
-        self.fields: list[tuple[bytes, bytes]] = []
-        self.answered = False  # any byte of the answer came
-        self.headed = False  # status and fields are complete
-        self.done = False
-        self.keep = False
-        self._head_only = head_only
-        self._informational = False
-        self._until_eof = False
-        self._length = False  # the answer's length is declared
-        self._coded = False  # it comes in chunks
-        self._in_chunk = False
-        self._between = False  # the parser stands between two chunks: of whole ones it need not know
+        super()._reset(head_only=head_only)
         self.passes = False  # set by the listener: it wants to have whole chunks as they are
-        self.known: Known | None = None  # the answer has this head
-        self._buffer: list[bytes] = []
-        self._size = 0
         self._paused = False
         self._held = False
         self.before_head = 0  # bytes
@@ -395,81 +326,6 @@ class Connection:
     def switches(self, rest: bytes) -> bool:
         """Whether another protocol may follow the head of this answer; `rest`: what came of it."""
         return False
-
-    def _seen_before(self, data: bytes) -> bool:
-        """Whether it is a whole answer with the head of one before: then the parser need not read it.
-
-        A model says the same head again and again, but for its date. The parser stands between two messages then and
-        now: it would come to the same result.
-        """
-        known = self._known
-        if known is None or len(data) != known.size or self._head_only or not data.startswith(known.raw):
-            return False
-        self.known = known
-        self.status, self.reason, self.fields = known.status, known.reason, known.fields
-        self.headed = self.keep = self.done = True
-        if known.size > len(known.raw):
-            self._buffer.append(data[len(known.raw) :])
-        return True
-
-    def _remember(self, data: bytes) -> None:
-        """If the answer came at once, and is whole."""
-        size = len(data) - self._size
-        if self.done and self.keep and self._length and size <= MAX_KNOWN and data.endswith(b"\r\n\r\n", 0, size):
-            known = Known(data[:size], len(data), self.status, self.reason, self.fields)
-            self._known = self.known = known
-
-    # httptools callbacks.
-
-    def on_message_begin(self) -> None:
-        if self.done:
-            self.keep = False
-
-    def on_status(self, reason: bytes) -> None:
-        if not self.headed:
-            self.reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.headed:  # else a trailer: dropped, for no caller agreed to any
-            self.fields.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if 100 <= status < 200:
-            self._informational = True
-            return
-        if self.headed:
-            return
-        self.status = status
-        self.headed = True
-        # Asked here and not at the end of the message, where the parser always says no.
-        self.keep = self._parser.should_keep_alive()
-        names = [name for name, _ in self.fields]
-        self._coded = b"transfer-encoding" in names
-        self._length = b"content-length" in names and not self._coded
-        self._until_eof = status not in (204, 304) and not self._length and not self._coded
-        if self._head_only:  # no body follows, which the parser cannot know
-            self.done = True
-            self.keep = False
-
-    def on_chunk_header(self) -> None:
-        self._in_chunk = True
-
-    def on_chunk_complete(self) -> None:
-        self._in_chunk = False
-
-    def on_body(self, chunk: bytes) -> None:
-        if not self.done:
-            self._buffer.append(chunk)
-            self._size += len(chunk)
-
-    def on_message_complete(self) -> None:
-        if self._informational:
-            self._informational = False
-            self.reason = b""
-            self.fields = []
-        else:
-            self.done = True
 
 
 async def connect(host: str, port: int, timeout_s: float, made: Callable[[asyncio.AbstractEventLoop], C]) -> C:

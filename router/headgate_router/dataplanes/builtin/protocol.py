@@ -1,9 +1,8 @@
 """The caller's connection as a protocol inside uvicorn: scoring requests by callbacks, everything else by uvicorn.
 
-A head is fed to the parser as far as its end and no further, a body as far as its end: so nothing of a next request is
-read before the one before it is answered, and what the parser has not seen can be handed over, byte for byte, to
-uvicorn's own protocol (documents, metrics, health, targets in absolute form). Limits hold while bytes come in. Refuses
-to read on when framing can be understood in two ways.
+Nothing of a next request is read before the one before it is answered, so what the parser has not seen can be handed
+over, byte for byte, to uvicorn's own protocol (documents, metrics, health, targets in absolute form). Limits hold while
+bytes come in. Refuses to read on when framing can be understood in two ways.
 """
 
 from __future__ import annotations
@@ -12,63 +11,26 @@ import asyncio
 import socket
 import struct
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any, cast
 
-import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from headgate_router import headers, refusals
-from headgate_router.dataplanes.builtin.exchange import Caller, Exchange
+from headgate_router.dataplanes.builtin.doors import Doors
+from headgate_router.dataplanes.builtin.exchange import Exchange
 from headgate_router.dataplanes.builtin.guard import BODY_S, HEAD_S, LINGER_S, MAX_HEAD, Guarded
+from headgate_router.dataplanes.builtin.reading import END, OVERHEAD, Known, Reading
 from headgate_router.dataplanes.builtin.tunnel import End, Tunnel
 from headgate_router.refusals import Refusal
-from headgate_router.request import SWAGGER, Desk, place
+from headgate_router.request import SWAGGER, place
 
 IDLE_S = 75.0  # longer than load balancers keep theirs, so that the caller's side is the one that closes
 STALL_S = 60.0  # an answer of which the caller reads nothing for so long is ended
 MAX_LATER = 64 * 1024  # bytes of further requests that wait while one is answered
 MAX_REST = 64 * 1024  # bytes of a refused request's body that are read to keep the connection
-OVERHEAD = 16  # bytes of chunk framing that each byte of a body may cost, beyond what a head may
 MAX_KNOWN = 2 * 1024  # bytes of a head that is remembered, on each connection
-CONNECTIONS = 32_768
-_END = b"\r\n\r\n"
-
-
-@dataclass(slots=True)
-class Doors:
-    """What the connections of a worker share."""
-
-    desk: Desk
-    suffix: bytes = b""  # of hosts, `.DOMAIN`
-    most: int = CONNECTIONS
-    most_of_one: int = CONNECTIONS // 2  # of one client address
-    clients: Counter[str] = field(default_factory=Counter)
-    refused: int = 0  # connections
-    _dated: Sequence[headers.Field] = ()
-    _date: bytes = b""
-
-    def date(self, fields: Sequence[headers.Field]) -> bytes:
-        """Fields that the server says on every answer, as they go out; it makes a new list every second."""
-        if fields is not self._dated:
-            self._dated, self._date = fields, headers.lines(fields)
-        return self._date
-
-    def enter(self, client: str, now_open: int) -> bool:
-        """Whether one more connection from there is taken."""
-        if now_open >= self.most or (client and self.clients[client] >= self.most_of_one):
-            self.refused += 1
-            return False
-        self.clients[client] += 1
-        return True
-
-    def leave(self, client: str) -> None:
-        self.clients[client] -= 1
-        if not self.clients[client]:
-            del self.clients[client]
 
 
 def protocol(doors: Doors) -> type[asyncio.Protocol]:
@@ -88,31 +50,18 @@ def protocol(doors: Doors) -> type[asyncio.Protocol]:
     return cast(type[asyncio.Protocol], made)
 
 
-@dataclass(slots=True)
-class Known:
-    """The head of a scoring request, as it was read: the same bytes on the same connection mean the same again."""
-
-    raw: bytes
-    name: str
-    below: bytes
-    method: bytes
-    query: bytes
-    fields: list[headers.Field]
-    asked: headers.Asked
-
-
-class CallerConnection(Caller):
+class CallerConnection(Reading):
     """One connection of a caller. At most one request of it is open; the next begins when its answer is out.
 
     An asyncio.Protocol by its methods, not by its base: a compiled class has none that is not.
     """
 
     def __init__(self, doors: Doors, state: ServerState, other: Callable[[], Guarded]) -> None:
+        super().__init__()
         self._doors = doors
         self._state = state
         self._open: set[Any] = state.connections
         self._other = other  # uvicorn's protocol, for what is not scoring
-        self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
         self._client = ""
         self._since = 0.0  # monotonic: when what is awaited now was begun to be awaited
@@ -130,23 +79,10 @@ class CallerConnection(Caller):
         self._reset()
 
     def _reset(self) -> None:
-        """Before a request."""
-        self._raw = bytearray()  # of a head that came in pieces
-        self._url = b""
-        self._fields: list[headers.Field] = []
-        self._pieces: list[bytes] = []
-        self._headed = False
-        self._whole = False
+        super()._reset()
         self._replied = False
-        self._keep = True
-        self._upgrade = False
-        self._counts = False  # the end of the body is found by us, not by the parser
         self._old = False  # HTTP/1.0
         self._last = False  # we end the connection, not the caller
-        self._twice = False
-        self._rest: int | None = None  # bytes of the body to come; None: it is chunked
-        self._tail = b""  # the last bytes of a chunked body
-        self._overhead = MAX_HEAD
 
     # asyncio.Protocol.
 
@@ -224,8 +160,8 @@ class CallerConnection(Caller):
         if known is not None and not raw and data.startswith(known.raw):
             return self._again(known, data[len(known.raw) :])
         before = bytes(raw[-3:])
-        found = (before + data).find(_END) if before else data.find(_END)
-        cut = found + len(_END) - len(before) if found >= 0 else len(data)
+        found = (before + data).find(END) if before else data.find(END)
+        cut = found + len(END) - len(before) if found >= 0 else len(data)
         piece, rest = (data, b"") if cut == len(data) else (data[:cut], data[cut:])
         if not raw and found < 0 and self._idle_s == IDLE_S:
             self._since = time.monotonic()
@@ -239,19 +175,6 @@ class CallerConnection(Caller):
             return rest
         self._begin(bytes(raw) + piece if raw else piece, rest)
         return b"" if self._ending else rest
-
-    def _parsed(self, piece: bytes) -> bool:
-        """Feeds the parser; False: it is not HTTP, and the connection ends."""
-        try:
-            self._parser.feed_data(piece)
-        except httptools.HttpParserUpgrade:
-            self._upgrade = True
-        except httptools.HttpParserError:
-            self._fail(refusals.BAD_REQUEST)
-            return False
-        if self._twice:
-            self._fail(refusals.BAD_REQUEST)
-        return not self._twice
 
     def _begin(self, head: bytes, rest: bytes) -> None:
         """A head is whole."""
@@ -331,31 +254,6 @@ class CallerConnection(Caller):
                 self._next()
         return b"" if self._ending else data[fed:]
 
-    def _counted(self, piece: bytes) -> None:
-        """Part of a body of a declared length."""
-        if self._counts:
-            self._pieces.append(piece)
-            self._whole = not self._rest
-        elif self._parsed(piece) and self._whole != (not self._rest):
-            self._fail(refusals.BAD_REQUEST)
-
-    def _chunked(self, data: bytes) -> int:
-        """Part of a chunked body: fed piece by piece, each up to where the body might end; the bytes fed."""
-        straddles = (self._tail + data[:3]).find(_END)
-        cut = straddles + len(_END) - len(self._tail) if straddles >= 0 else 0
-        start = 0
-        while start < len(data):
-            if not cut:
-                found = data.find(_END, max(0, start - 3))
-                cut = found + len(_END) if found >= 0 else len(data)
-            if not self._parsed(data[start:cut]) or self._whole:
-                break
-            start, cut = cut, 0
-        else:
-            cut = len(data)
-        self._tail = (self._tail + data[max(0, cut - 3) : cut])[-3:]
-        return cut
-
     def _hand_over(self, data: bytes) -> None:
         """Not ours: uvicorn's protocol gets the connection, with every byte of this request and what followed."""
         self._ending = True
@@ -389,28 +287,6 @@ class CallerConnection(Caller):
         """That connection has ended."""
         self._open.discard(to)
         self._doors.leave(self._client)
-
-    # httptools callbacks: they only note what was read.
-
-    def on_message_begin(self) -> None:
-        self._twice = self._headed  # never: nothing is fed beyond the end of a message
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._headed:  # else a trailer: dropped
-            self._fields.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        self._headed = True
-        self._keep = self._parser.should_keep_alive()  # asked at the end of the message it has forgotten
-
-    def on_body(self, chunk: bytes) -> None:
-        self._pieces.append(chunk)
-
-    def on_message_complete(self) -> None:
-        self._whole = True
 
     # What a request asks of its connection.
 

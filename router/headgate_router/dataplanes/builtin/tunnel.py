@@ -15,8 +15,9 @@ from typing import Protocol, cast
 
 from headgate.evidence import Outcome
 from headgate_router import headers, refusals
+from headgate_router.dataplanes.builtin.caller import Caller
 from headgate_router.dataplanes.builtin.client import Connection
-from headgate_router.dataplanes.builtin.exchange import Caller, Exchange
+from headgate_router.dataplanes.builtin.exchange import Exchange
 from headgate_router.dataplanes.builtin.frames import GOING_AWAY, GOING_AWAY_MASKED, Frames
 from headgate_router.mirror import WEBSOCKET
 from headgate_router.refusals import Refusal

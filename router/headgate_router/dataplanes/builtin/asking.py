@@ -1,0 +1,260 @@
+"""The way of a request to a replica, and what is said when none answers: by callbacks, with a task only to wait.
+
+It waits for a place in the queue and for a new connection, and for nothing else. Which replica may be asked stands in
+`upstream.Attempts`; what becomes of an answer, in `exchange`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from headgate_router import headers, refusals
+from headgate_router.dataplanes.builtin.caller import Caller
+from headgate_router.dataplanes.builtin.client import Connection
+from headgate_router.dataplanes.builtin.failures import Broken, TimedOut, Unreachable, UpstreamError
+from headgate_router.refusals import Refusal
+from headgate_router.request import Desk, Request
+from headgate_router.upstream import Attempts, Message, NoReplica, Replica
+
+_JOINED = 16 * 1024  # bytes of a body that are copied to go out in one write with the head
+_LENGTH = b"content-length"
+_PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
+_STATUS_LINES = {n: f"HTTP/1.1 {n} {_PHRASES.get(n, '')}\r\n".encode() for n in range(200, 600)}
+
+
+class Asking(Request):
+    __slots__ = (
+        "attempts",
+        "before",
+        "caller",
+        "connection",
+        "ended",
+        "ends",
+        "placed",
+        "replica",
+        "sending",
+        "streams",
+        "task",
+        "unsent",
+    )
+
+    def __init__(
+        self,
+        shared: Desk,
+        caller: Caller,
+        name: str,
+        rest: bytes,
+        method: bytes,
+        query: bytes,
+        fields: Sequence[headers.Field],
+        asked: headers.Asked,
+    ) -> None:
+        super().__init__(shared, name, rest, method, query, fields, asked)
+        self.caller = caller
+        self.before: list[bytes] = []  # of the body, until it goes to a replica
+        self.sending: Message | None = None
+        self.streams = False  # the body is sent on as it comes
+        self.placed = False  # holds one of the revision's places
+        self.unsent = False  # streams, but has no connection yet
+        self.task: asyncio.Task[None] | None = None
+        self.attempts: Attempts
+        self.replica: Replica
+        self.connection: Connection | None = None
+        self.ends = 0.0
+        self.ended = False
+
+    # To a replica.
+
+    def _go(self, *, more: bool) -> None:
+        """The request is whole, or too long to be held."""
+        body = self.before[0] if len(self.before) == 1 else b"".join(self.before)
+        self.before = []
+        refusal = self.choose()
+        self.sending = self.message(body, more=more) if refusal is None else None
+        if self.sending is None or self.revision is None:
+            self._refuse(refusal or refusals.BAD_REQUEST)
+            return
+        self.streams = self.unsent = more
+        if more:
+            self.caller.hold()
+        places = self.revision.in_flight
+        wait_s = self.revision.route.max_queue_wait_ms / 1000
+        if places.try_enter():
+            self._run()
+        elif places.may_wait(wait_s):
+            self._later(self._wait(wait_s))
+        else:
+            self._say(self.refused_by(refusals.BUSY))
+
+    async def _wait(self, wait_s: float) -> None:
+        if self.revision is not None and await self.revision.in_flight.enter(wait_s):
+            self.task = None
+            self._run()
+        else:
+            self.task = None
+            self._say(self.refused_by(refusals.BUSY))
+
+    def _run(self) -> None:
+        revision, live = self.revision, self.live
+        if revision is None or live is None:
+            return
+        self.placed = True
+        self.draw(more=self.streams)
+        self.begin()
+        self.ends = time.monotonic() + revision.route.request_timeout_ms / 1000
+        self.attempts = Attempts(revision.replicas, may_repeat=live.route.repeatable, streams=self.streams)
+        self._attempt()
+
+    def _attempt(self) -> None:
+        try:
+            replica = self.replica = self.attempts.pick()
+        except NoReplica as error:
+            self._fail(error)
+            return
+        replica.in_flight += 1
+        connection = replica.pooled(self.attempts.max_idle_s)
+        if connection is not None:
+            self._start(connection)
+        else:
+            self._later(self._connect(replica))
+
+    async def _connect(self, replica: Replica) -> None:
+        left = self.ends - time.monotonic()
+        try:
+            if left <= 0:
+                raise TimedOut("no time left")
+            connection = await self._opened(replica, left)
+        except UpstreamError as error:
+            self.task = None
+            replica.in_flight -= 1
+            if isinstance(error, Unreachable) and self.attempts.unreachable(replica):
+                self._attempt()
+            else:
+                self._fail(error)
+        except asyncio.CancelledError:
+            replica.in_flight -= 1
+            raise
+        else:
+            self.task = None
+            self._start(connection)
+
+    async def _opened(self, replica: Replica, timeout_s: float) -> Connection:
+        return await replica.connect(Connection, timeout_s)
+
+    def _later(self, waiting: Coroutine[Any, Any, None]) -> None:
+        self.task = asyncio.get_running_loop().create_task(self._guarded(waiting))
+
+    async def _guarded(self, waiting: Coroutine[Any, Any, None]) -> None:
+        try:
+            await waiting
+        except Exception:
+            self.task = None
+            self.caller.abort()
+            raise
+
+    def _start(self, connection: Connection) -> None:
+        message = self.sending
+        if message is None:
+            return
+        self.connection = connection
+        waiting: list[bytes] = []
+        if self.unsent:
+            self.unsent = False
+            waiting, self.before = self.before, []
+            self.caller.release()
+        left = max(0.001, self.ends - time.monotonic())
+        head = message.head(self.replica.name)
+        connection.start(head, message.body, timeout_s=left, head_only=message.head_only, listener=self)
+        if connection.error is not None:  # the model had closed it while it was idle
+            self.heard()
+            return
+        for data in waiting:
+            connection.write(data)
+
+    def _send(self, data: bytes) -> None:
+        """More of a streamed body, framed."""
+        if self.unsent:
+            self.before.append(data)
+        elif self.connection is not None:
+            self.connection.write(data)
+
+    def writable(self, yes: bool) -> None:
+        if not self.streams or self.ended:
+            return
+        if yes:
+            self.caller.release()
+        else:
+            self.caller.hold()
+
+    def _broke(self, connection: Connection, error: UpstreamError) -> None:
+        """The connection is of no use, and nothing of an answer is known."""
+        again = isinstance(error, Broken) and self.attempts.broke(self.replica, connection)
+        self._drop()
+        if again:
+            self._attempt()
+        else:
+            self._fail(error)
+
+    def _fail(self, error: UpstreamError) -> None:
+        refusal = self.unanswered(error)
+        if refusal is not None:
+            self._say(refusal)
+        else:
+            self.caller.abort()
+
+    # Answers of our own.
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """An answer of our own to a request that reached no revision."""
+        self.refused(refusal.status)
+        self._say(refusal)
+
+    def _say(self, refusal: Refusal) -> None:
+        """An answer of our own."""
+        body = refusal.body(self.detail)
+        fields = [(b"content-type", b"application/json"), (_LENGTH, b"%d" % len(body)), *refusal.fields]
+        self._write(refusal.status, headers.lines(fields), body, last=refusal.last)
+        self._close()
+        self.caller.answered()
+
+    def _write(self, status: int, lines: bytes, body: bytes, *, last: bool = False) -> None:
+        """`lines`: the fields, as they go out, less those of every answer."""
+        caller = self.caller
+        end = b"\r\n" if caller.stays(last=last) else b"connection: close\r\n\r\n"
+        head = b"".join((_STATUS_LINES[status], caller.date(), lines, self.said_lines(), end))
+        if not body or self.method == b"HEAD":
+            caller.write(head)
+        elif len(body) <= _JOINED:
+            caller.write(head + body)
+        else:
+            caller.write(head)
+            caller.write(body)
+
+    # Ending.
+
+    def _drop(self) -> None:
+        """Ends what is open towards replicas."""
+        if self.task is not None:
+            self.task.cancel()
+            self.task = None
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.listener = None
+            self.replica.in_flight -= 1
+            connection.abort()
+
+    def _close(self) -> None:
+        """Closes the books on it."""
+        self.ended = True
+        self.before = []
+        self.shared.book.in_flight -= 1
+        if self.placed and self.revision is not None:
+            self.revision.in_flight.leave()
+        if self.sending is not None:
+            self.count()
+            if self.placed:
+                self.copy(self.sending)
