@@ -36,8 +36,8 @@ from headgate_router.access_log import AccessLog
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.asgi import DataPath
 from headgate_router.dataplanes.builtin.doors import CONNECTIONS, Doors
-from headgate_router.dataplanes.builtin.guard import Expires, Guarded, sweep
-from headgate_router.dataplanes.builtin.protocol import protocol
+from headgate_router.dataplanes.builtin.guard import Expires, Guarded, bound, sweep
+from headgate_router.dataplanes.builtin.protocol import STALL_S, protocol
 from headgate_router.dataplanes.envoy.side import Asked, Side, reserve, side_of
 from headgate_router.feed import Announced, Feed
 from headgate_router.metrics import RouterCollector
@@ -180,6 +180,8 @@ class Worker:
         gc.freeze()  # what lives for ever is not looked at again: shorter pauses
         if self.side is not None:
             tasks.append(loop.create_task(self.side.run()))
+        if self.side is None:
+            bound(sock, STALL_S)
         offered = self._offer(sock) if self.side is None else None
         try:
             await server.serve(sockets=[sock if self.side is None else self.side.socket])

@@ -7,6 +7,7 @@ uvicorn's protocol that a test holds.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -98,6 +99,17 @@ class Guarded(HttpToolsProtocol):
 
     def expire(self) -> None:
         self.transport.abort()
+
+
+def bound(listening: socket.socket, seconds: float) -> None:
+    """Ends each connection it accepts when the caller's machine has confirmed nothing of what was sent for so long.
+
+    A caller may be gone without a word, and an answer of few bytes never fill a buffer. Linux; elsewhere the system's
+    own limits hold, which are a quarter of an hour and more.
+    """
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is not None and listening.family in (socket.AF_INET, socket.AF_INET6):
+        listening.setsockopt(socket.IPPROTO_TCP, option, round(seconds * 1000))
 
 
 class Expires(Protocol):
