@@ -6,6 +6,7 @@ Turn on with HEADGATE_E2E=cluster and KUBECONFIG.
 from __future__ import annotations
 
 import base64
+import ssl
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 import slices
@@ -48,11 +50,10 @@ def cluster() -> Iterator[Cluster]:
 def reader(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> endpointslices.Cluster:
     """How a router reaches the API server: a service account that may list and watch slices."""
     folder = tmp_path_factory.mktemp("account")
-    rule = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}
     who = {"kind": "ServiceAccount", "name": NAME, "namespace": cluster.namespace}
     meta = {"metadata": {"name": NAME}}
     cluster.create(SERVICE_ACCOUNT, meta)
-    cluster.create(ROLE, {**meta, "rules": [rule]})
+    cluster.create(ROLE, {**meta, "rules": [_rule("list", "watch")]})
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME}
     cluster.create(BINDING, {**meta, "subjects": [who], "roleRef": role})
     annotated = {"metadata": {"name": NAME, "annotations": {"kubernetes.io/service-account.name": NAME}}}
@@ -62,6 +63,10 @@ def reader(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> endpoi
     for key, file in (("token", "token"), ("ca.crt", "ca.crt")):
         (folder / file).write_bytes(base64.b64decode(data[key]))
     return endpointslices.Cluster(_url(), folder / "token", folder / "ca.crt")
+
+
+def _rule(*verbs: str) -> dict[str, Any]:
+    return {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": verbs}
 
 
 def _url() -> str:
@@ -111,6 +116,34 @@ def test_a_token_that_ends_is_trouble_until_it_is_renewed(
         assert heard == []
         (tmp_path / "token").write_bytes(reader.token_file.read_bytes())
         wait_for(lambda: heard == [("http://10.1.0.1:8081",)])
+
+
+@pytest.mark.parametrize(
+    ("gone", "left", "query"), [("list", "watch", ""), ("watch", "list", "?watch=true&timeoutSeconds=1")]
+)
+def test_a_verb_that_is_taken_away_is_named_until_it_is_back(
+    case: ResolverCase, cluster: Cluster, reader: endpointslices.Cluster, gone: str, left: str, query: str
+) -> None:
+    row = case.replicas(["http://10.1.0.1:8081"])
+    heard: list[tuple[str, ...]] = []
+    cluster.patch(ROLE, NAME, {"rules": [_rule(left)]})
+    try:
+        wait_for(lambda: _status(reader, cluster.namespace, query) == 403)
+        with _following(reader, row, heard.append) as resolver:
+            wait_for(lambda: f'cannot {gone} resource "endpointslices"' in resolver.trouble)
+            cluster.patch(ROLE, NAME, {"rules": [_rule("list", "watch")]})
+            wait_for(lambda: not resolver.trouble and heard == [("http://10.1.0.1:8081",)])
+    finally:
+        cluster.patch(ROLE, NAME, {"rules": [_rule("list", "watch")]})
+    wait_for(lambda: _status(reader, cluster.namespace, query) == 200)
+
+
+def _status(reader: endpointslices.Cluster, namespace: str, query: str) -> int:
+    url = f"{reader.url}/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices{query}"
+    trusted = ssl.create_default_context(cafile=str(reader.ca_file))
+    return httpx.get(
+        url, headers={"Authorization": f"Bearer {reader.token_file.read_text()}"}, verify=trusted
+    ).status_code
 
 
 @contextmanager
