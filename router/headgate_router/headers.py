@@ -112,7 +112,8 @@ def _note(asked: Asked, field: Field, named: list[bytes]) -> None:
     elif name == b"azureml-model-deployment":
         asked.overrides.append(value)
     elif name == b"content-length":
-        asked.length = int(value) if value.isdigit() and len(value) < 20 else None
+        digits = value.rstrip(b" \t")  # the parser has seen that there is nothing else
+        asked.length = int(digits) if digits.isdigit() and len(digits) < 20 else None
     elif name == b"x-ms-request-id":
         asked.request_id = value if _REQUEST_ID.match(value) else b""
     elif name == b"x-ms-client-request-id":

@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ async def read_head(reader: Reader, number: int = 0) -> Heard:
 async def read_body(heard: Heard, reader: Reader) -> None:
     """The whole body, with every trailer as a field named `trailer!`."""
     if heard.all(b"transfer-encoding"):
-        while size := int((await reader.readline()).strip(), 16):
+        while size := int((await reader.readuntil(b"\n")).strip(), 16):
             heard.body += await reader.readexactly(size)
             await reader.readline()
         while line := (await reader.readline()).strip():
@@ -202,6 +202,7 @@ class Site:
     port: int
     worker: Worker | None = None
     mirrored: Model | None = None
+    through: int = 0  # the port of a proxy before the model; 0: there is none
     callers: list[Caller] = field(default_factory=list)
 
     @property
@@ -209,13 +210,17 @@ class Site:
         assert self.worker is not None
         return self.worker
 
+    @property
+    def upstream(self) -> int:
+        return self.through or self.model.port
+
     def route(self, opens: Sequence[bytes] = (KEY.encode(), b"other-key"), **more: Any) -> None:
         """A new table; `opens`: keys; `more`: settings of the revision, or of the route."""
         if self.worker is None:
             return
         of_route = {key: more.pop(key) for key in ("repeatable", "mirrors") if key in more}
         more = {"max_concurrent_per_instance": 50, "request_timeout_ms": 20_000, **more}
-        url = f"http://127.0.0.1:{self.model.port}"
+        url = f"http://127.0.0.1:{self.upstream}"
         revisions = [RouteRevision("rev", "rev", 1000, (url,), **more)]
         if self.mirrored is not None:
             revisions.append(RouteRevision("cand", "cand", 0, (f"http://127.0.0.1:{self.mirrored.port}",), **more))
@@ -328,11 +333,12 @@ def process(argv: list[str]) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def peer(kind: str, folder: Path, model: Model) -> AsyncIterator[Site]:
+async def peer(kind: str, folder: Path, model: Model, to: int = 0) -> AsyncIterator[Site]:
+    """`to`: the port it passes requests on to; 0: the model's."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with process(configuration(kind, folder, port, model.port)):
+    with process(configuration(kind, folder, port, to or model.port)):
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 try:
@@ -385,3 +391,44 @@ def trap(request: pytest.FixtureRequest, tmp_path: Path) -> Trap:
     if request.param == ENVOY:
         envoyplane.expect(request)
     return Trap(request.param, tmp_path)
+
+
+Chain = Callable[[Callable[..., Coroutine[Any, Any, None]]], None]
+
+
+@pytest.fixture(params=[BUILTIN, ASGI, envoyplane.PARAM])
+def behind(request: pytest.FixtureRequest, tmp_path: Path) -> Chain:
+    """A model behind nginx behind each of our data paths."""
+    return _chain(request, tmp_path, first=False)
+
+
+@pytest.fixture(params=[BUILTIN, ASGI, envoyplane.PARAM])
+def before(request: pytest.FixtureRequest, tmp_path: Path) -> Chain:
+    """nginx alone, and nginx before each of our data paths."""
+    return _chain(request, tmp_path, first=True)
+
+
+def _chain(request: pytest.FixtureRequest, folder: Path, *, first: bool) -> Chain:
+    if not shutil.which("nginx"):
+        pytest.skip("no nginx: apt install nginx")
+
+    async def whole(scenario: Callable[..., Coroutine[Any, Any, None]]) -> None:
+        async with AsyncExitStack() as stack:
+            model = await stack.enter_async_context(served())
+            site = await stack.enter_async_context(ours(request.param, folder, model))
+            nginx = await stack.enter_async_context(peer("nginx", folder, model))
+            if not first:
+                site.through = nginx.port
+                site.route()
+                await site.run(lambda only: scenario(only))
+                return
+            await site.served()
+            (folder / "chained").mkdir()
+            chained = await stack.enter_async_context(peer("nginx", folder / "chained", model, site.port))
+            await chained.run(lambda last: nginx.run(lambda alone: scenario(alone, last)))
+
+    def run(scenario: Callable[..., Coroutine[Any, Any, None]]) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(whole(scenario))
+
+    return run

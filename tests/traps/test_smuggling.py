@@ -8,79 +8,28 @@ nor a caller get an answer that was not asked for.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 from typing import Any
 
 import pytest
 
-HEAD = b"POST /endpoints/e/score HTTP/1.1\r\nhost: here\r\nauthorization: Bearer the-key\r\n"
-INNER = b"GET /endpoints/e/inner HTTP/1.1\r\nhost: here\r\nauthorization: Bearer the-key\r\n\r\n"
-CHUNKED = b"transfer-encoding: chunked\r\n"
-
-# What is refused whatever follows: it is against the grammar, or says two things.
-REFUSED = {
-    "two lengths": b"content-length: 4\r\ncontent-length: 5\r\n\r\nabcd",
-    "one length twice": b"content-length: 4\r\ncontent-length: 4\r\n\r\nabcd",
-    "a list of lengths": b"content-length: 4, 4\r\n\r\nabcd",
-    "a signed length": b"content-length: +4\r\n\r\nabcd",
-    "a negative length": b"content-length: -1\r\n\r\n",
-    "a hexadecimal length": b"content-length: 0x4\r\n\r\nabcd",
-    "a length of two words": b"content-length: 4 4\r\n\r\nabcd",
-    "a length past 64 bits": b"content-length: 18446744073709551617\r\n\r\na",
-    "length and chunks": b"content-length: 4\r\n" + CHUNKED + b"\r\n0\r\n\r\n" + INNER,
-    "chunks and length": CHUNKED + b"content-length: 60\r\n\r\n0\r\n\r\n" + INNER,
-    "chunked is not last": b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n" + INNER,
-    "another coding first": b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    "no coding we know": b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
-    "chunked twice": b"transfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
-    "chunked in two fields": CHUNKED + CHUNKED + b"\r\n0\r\n\r\n",
-    "a coding and a NUL": b"transfer-encoding: chunked\x00\r\n\r\n0\r\n\r\n",
-    "a coding and a vertical tab": b"transfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
-    "space before the colon": b"transfer-encoding : chunked\r\ncontent-length: 4\r\n\r\n0\r\n\r\n",
-    "tab before the colon": b"content-length\t: 4\r\n\r\nabcd",
-    "no name": b": chunked\r\n\r\n",
-    "a name with a space": b"x y: 1\r\n\r\n",
-    "folded": b"x: a\r\n b: c\r\n\r\n",
-    "a folded coding": b"transfer-encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
-    "a bare LF": b"x: a\ncontent-length: 4\r\n\r\nabcd",
-    "LF LF ends the head": b"content-length: 0\n\n" + INNER,
-    "a bare CR in a value": b"x: a\rcontent-length: 4\r\n\r\nabcd",
-    "a bare CR as line end": b"x: a\r\rcontent-length: 4\r\n\r\nabcd",
-    "a NUL in a value": b"x: a\x00b\r\n\r\n",
-    "two hosts": b"host: there\r\n\r\n",
-    "a chunk size in words": CHUNKED + b"\r\nfour\r\nabcd\r\n0\r\n\r\n",
-    "a chunk size past 64 bits": CHUNKED + b"\r\n10000000000000004\r\nabcd\r\n0\r\n\r\n",
-    "a signed chunk size": CHUNKED + b"\r\n+4\r\nabcd\r\n0\r\n\r\n",
-    "a chunk size 0x4": CHUNKED + b"\r\n0x4\r\nabcd\r\n0\r\n\r\n",
-    "a chunk size and a space": CHUNKED + b"\r\n4 \r\nabcd\r\n0\r\n\r\n",
-    "an empty chunk size": CHUNKED + b"\r\n\r\nabcd\r\n0\r\n\r\n",
-    "a chunk size ended by LF": CHUNKED + b"\r\n4\nabcd\r\n0\r\n\r\n",
-    "a chunk longer than its size": CHUNKED + b"\r\n2\r\nabcd\r\n0\r\n\r\n",
-    "a chunk without its line end": CHUNKED + b"\r\n4\r\nabcd0\r\n\r\n",
-    "an extension ended by LF": CHUNKED + b"\r\n4;a\nabcd\r\n0\r\n\r\n",
-    "an extension with a NUL": CHUNKED + b"\r\n4;a\x00\r\nabcd\r\n0\r\n\r\n",
-    "a folded trailer": CHUNKED + b"\r\n0\r\nx: a\r\n b\r\n\r\n",
-    "a length as trailer": CHUNKED + b"\r\n0\r\ncontent-length: 60\r\n\r\n",
-}
-
-# What is one good message, odd as it looks.
-TAKEN = {
-    "capital Chunked": (b"Transfer-Encoding: Chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n", b"abcd"),
-    "zeros before a chunk size": (CHUNKED + b"\r\n0000004\r\nabcd\r\n000\r\n\r\n", b"abcd"),
-    "capital chunk size": (CHUNKED + b"\r\nA\r\n0123456789\r\n0\r\n\r\n", b"0123456789"),
-    "chunk extensions": (CHUNKED + b'\r\n4;a=b;c="d"\r\nabcd\r\n0;z\r\n\r\n', b"abcd"),
-    "ends of messages inside a chunk": (CHUNKED + b"\r\na\r\n0\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n", b"0\r\n\r\n0\r\n\r\n"),
-    "a request inside a chunk": (CHUNKED + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(INNER), INNER), INNER),
-    "a request inside a length": (b"content-length: %d\r\n\r\n%b" % (len(INNER), INNER), INNER),
-    "trailers": (CHUNKED + b"\r\n1\r\na\r\n0\r\nauthorization: x\r\nhost: y\r\nx: z\r\n\r\n", b"a"),
-    "no body": (b"\r\n", b""),
-}
-
+from framings import CHUNKED, EVERY, HEAD, INNER, REFUSED, TAKEN, TWO_BY_LF
+from headgate_router.main import ASGI, BUILTIN, ENVOY
 
 LAST = b"GET /endpoints/e/last HTTP/1.1\r\nhost: here\r\nauthorization: Bearer the-key\r\nconnection: close\r\n\r\n"
 
 
+ROWS = itertools.count(1)
+
+
 async def answers(site: Any, raw: bytes, cut: int) -> list[int]:
-    """The status of every answer until the connection ends, or there are three; cut: bytes of each write."""
+    """The status of every answer until the connection ends, or there are three; cut: bytes of each write.
+
+    What the model heard of other rows, broken off as they were, is left out: each row's targets have its number.
+    """
+    row = b"%d" % next(ROWS)
+    raw = re.sub(rb"/endpoints/e/(score|last)", rb"/endpoints/e/row%b-\1" % row, raw)
     site.model.heard.clear()
     caller = await site.caller()
     for start in range(0, len(raw), cut):
@@ -92,17 +41,48 @@ async def answers(site: Any, raw: bytes, cut: int) -> list[int]:
     said: list[int] = []
     while len(said) < 3:
         async with asyncio.timeout(10):
-            one = await caller.answer()
+            one = await caller.answer(b"HEAD" if raw.startswith(b"HEAD ") and not said else b"POST")
         if one.status == 0:
             break
         said.append(one.status)
+        if site.kind == ENVOY and one.all(b"connection") == [b"close"]:
+            break  # it reads no more, and takes a second to close
     caller.close()
+    others = re.compile(rb"/row(?!%b-)" % row)
+    site.model.heard = [heard for heard in site.model.heard if not others.search(heard.start)]
     return said
+
+
+def targets(site: Any) -> list[bytes]:
+    """What the model was asked for, without a row's number and the endpoint."""
+    asked = (heard.start.split(b" ")[1].removeprefix(b"/endpoints/e") for heard in site.model.heard)
+    return [re.sub(rb"^/row\d+-", b"/", target) for target in asked]
 
 
 def one_at_most(site: Any, said: list[int]) -> bool:
     """No model heard of what was inside a message, and no caller heard more than was asked."""
-    return len(said) <= 2 and not [heard for heard in site.model.heard if b"inner" in heard.start]
+    asked = targets(site)
+    return len(said) <= 2 and len(asked) <= 2 and b"/inner" not in asked
+
+
+def reads_lf(site: Any) -> bool:
+    """Whoever takes a bare LF for a line end, as RFC 9112 2.2 allows, reads these as the two requests they then are."""
+    return site.kind not in (BUILTIN, ASGI)
+
+
+@pytest.mark.parametrize("cut", [1 << 20, 7], ids=["whole", "in sevens"])
+def test_no_message_is_read_as_two(trap: Any, cut: int) -> None:
+    """Whatever is refused and whatever is taken: on every path, also those that read some messages otherwise."""
+
+    async def scenario(site: Any) -> None:
+        wrong = {}
+        for name, raw in EVERY.items():
+            said = await answers(site, raw + LAST, cut)
+            if not one_at_most(site, said) and not (name in TWO_BY_LF and reads_lf(site)):
+                wrong[name] = (said, [heard.start for heard in site.model.heard])
+        assert wrong == {}
+
+    trap(scenario)
 
 
 @pytest.mark.parametrize("cut", [1 << 20, 3], ids=["whole", "in threes"])
@@ -206,3 +186,38 @@ def test_old_requests_are_answered_and_the_connection_ends(trap: Any) -> None:
         assert len(site.model.heard) == 1
 
     trap(scenario, only_ours=True)
+
+
+def test_what_is_passed_on_is_read_as_one_by_whoever_reads_it_next(behind: Any) -> None:
+    """A model may stand behind a proxy of its own: what we frame anew leaves it no choice."""
+
+    async def scenario(site: Any) -> None:
+        wrong = {}
+        for name, raw in EVERY.items():
+            said = await answers(site, raw + LAST, 1 << 20)
+            if not one_at_most(site, said) and not (name in TWO_BY_LF and reads_lf(site)):
+                wrong[name] = (said, [heard.start for heard in site.model.heard])
+        for name, (raw, body) in TAKEN.items():
+            said = await answers(site, HEAD + raw + LAST, 1 << 20)
+            if said != [200, 200] or [one.body for one in site.model.heard] != [body, b""]:
+                wrong[name] = (said, [heard.start for heard in site.model.heard])
+        assert wrong == {}
+
+    behind(scenario)
+
+
+def test_what_a_proxy_before_us_takes_for_one_request_is_none_or_one_for_us(before: Any) -> None:
+    """Callers may come through a proxy of their own. What it passes on after reading it as one stays one."""
+
+    async def scenario(alone: Any, chained: Any) -> None:
+        wrong = {}
+        for name, raw in EVERY.items():
+            await answers(alone, raw + LAST, 1 << 20)
+            took = targets(alone)
+            said = await answers(chained, raw + LAST, 1 << 20)
+            read = targets(chained)
+            if [target for target in read if target not in took] or len(read) > len(took):
+                wrong[name] = (said, took, read)
+        assert wrong == {}
+
+    before(scenario)

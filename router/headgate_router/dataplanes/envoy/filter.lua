@@ -16,12 +16,15 @@ math.randomseed(((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f)
 local accepted, count = {}, 0
 
 local function place(path, host)
-  -- The endpoint and the path below it; nil: it is not for scoring.
+  -- The endpoint and the path below it; nil: it is not for scoring. CONNECT has no path, HTTP/1.0 may have no host.
+  if not path then
+    return nil
+  end
   if path:sub(1, 11) == "/endpoints/" then
     local name, rest = path:match("^/endpoints/([^/?]*)/(.*)$")
     return name, rest
   end
-  host = host:lower():gsub(":%d*$", "")
+  host = (host or ""):lower():gsub(":%d*$", "")
   if SUFFIX ~= "" and #host > #SUFFIX and host:sub(-#SUFFIX) == SUFFIX then
     return host:sub(1, -#SUFFIX - 1), path:sub(2)
   end
