@@ -18,6 +18,8 @@ from headgate_policies.forecast import per_1000
 from headgate_policies.wording import rounded
 
 NOTHING = "nothing to change"
+# What the default gates look at. Gates named in rollout.yml replace them, so one that is left out is easily not missed.
+SEEN_BY = {"error-rate": "errors", "latency": "how long answers take", "mirror-diff": "what answers say"}
 
 
 def text(changes: Sequence[Change], rate: float) -> list[str]:
@@ -35,7 +37,7 @@ def one(change: Change, rate: float) -> list[str]:
         *(f"  {promise(p, change, rate)}" for p in change.promises if p.detection),
         *(f"  {line}" for line in room(change)),
         *(f"  {line}" for line in price(change, rate)),
-        *(f"  note: {note}" for note in (change.plan.notes if change.plan else ())),
+        *(f"  note: {note}" for note in (*(change.plan.notes if change.plan else ()), *unseen(change))),
         *(line for finding in change.findings for line in str(finding).splitlines()),
     ]
 
@@ -90,6 +92,15 @@ def row(change: Change, op: Op) -> list[str]:
         f"≥ {age(soak)}" if is_judged else "",
         ", ".join(sorted(process.gates)) if is_judged else "",
     ]
+
+
+def unseen(change: Change) -> list[str]:
+    """What no gate of a judged rollout looks at."""
+    if change.plan is None or change.after is None or not judged(change.plan):
+        return []
+    gates = change.after.process.gates
+    missing = [seen for kind, seen in SEEN_BY.items() if not any(g == kind or g.startswith(f"{kind}-") for g in gates)]
+    return [f"no gate looks at {seen}: those of rollout.yml replace the default ones" for seen in missing]
 
 
 def promise(given: Promise, change: Change, rate: float) -> str:
@@ -163,7 +174,7 @@ def bullets(change: Change, rate: float) -> list[str]:
     import click
 
     said = [click.unstyle(promise(p, change, rate)) for p in change.promises if p.detection]
-    return [*said, *room(change), *price(change, rate), *(change.plan.notes if change.plan else ())]
+    return [*said, *room(change), *price(change, rate), *(change.plan.notes if change.plan else ()), *unseen(change)]
 
 
 def grid(change: Change) -> list[str]:
@@ -185,6 +196,7 @@ def data(changes: Sequence[Change]) -> list[dict[str, Any]]:
             "in_place": list(change.settings),
             "plan": codec.to_data(change.plan) if change.plan else None,
             "gates": [{"gate": p.gate, "detection": codec.to_data(p.detection)} for p in change.promises],
+            "unseen": unseen(change),
             "capacity": codec.to_data(change.fit) if change.fit else None,
             "price": codec.to_data(change.price) if change.price else None,
             "findings": codec.to_data(list(change.findings)),

@@ -160,6 +160,19 @@ def test_a_plan_is_read_by_people(repo: Path, capsys: pytest.CaptureFixture[str]
     assert "at 1 % of 100 a second" in text, "10 % of the way to 10 %"
 
 
+def test_a_plan_says_what_no_gate_looks_at(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with git.Repo(repo) as opened:
+        opened.git.push()
+    deployment(repo, "green")
+    traffic(repo, "{green: 100}")
+    assert "no gate looks at" not in run(capsys, "plan")[1]
+    (repo / "endpoints/hello/rollout.yml").write_text("gates: {error-rate: {}, latency-p50: {}}\n")
+    said = "no gate looks at what answers say: those of rollout.yml replace the default ones"
+    assert f"note: {said}\n" in run(capsys, "plan")[1]
+    assert f"- {said}\n" in run(capsys, "plan", "-o", "markdown")[1]
+    assert plans(capsys)[0]["unseen"] == [said]
+
+
 def test_run_settings_are_applied_in_place(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = repo / "endpoints/hello/deployments/blue.yml"
     file.write_text(file.read_text().replace("instance_count: 1", "instance_count: 3"))
