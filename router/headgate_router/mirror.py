@@ -125,7 +125,9 @@ class Mirrors:
         stream: Stream | None = None
         status = 0
         try:
-            answering = await Ask(target.copies, marked(copy), may_repeat=True).answer(timeout_s)
+            # A target that ends each connection is not to cost two of them for a copy that nobody waits for.
+            ask = Ask(target.copies, marked(copy), may_repeat=True, insists=False)
+            answering = await ask.answer(timeout_s)
         except NoReplica:
             self._drop(copy, NO_UPSTREAM)
             return

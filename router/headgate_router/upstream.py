@@ -160,11 +160,14 @@ class Replicas:
 class Attempts:
     """Which replica is asked, and whether another one may be: the rules, without the asking."""
 
-    __slots__ = ("_left", "avoid", "max_idle_s", "may_repeat", "replicas")
+    __slots__ = ("_insists", "_left", "avoid", "max_idle_s", "may_repeat", "replicas")
 
-    def __init__(self, replicas: Replicas, *, may_repeat: bool, streams: bool) -> None:
-        """`streams`: the request's body is not held, and cannot be sent twice."""
+    def __init__(self, replicas: Replicas, *, may_repeat: bool, streams: bool, insists: bool = True) -> None:
+        """`streams`: the request's body is not held, and cannot be sent twice. `insists`: it is sent again even when
+        a new connection broke, and not merely one that the model had closed.
+        """
         self.replicas = replicas
+        self._insists = insists
         self.may_repeat = may_repeat and not streams
         self.avoid: Replica | None = None
         self._left = ATTEMPTS
@@ -191,6 +194,8 @@ class Attempts:
             return False
         if connection.used == 1:  # not merely a kept connection that the model had closed
             replica.failed(time.monotonic())
+            if not self._insists:
+                return False
         if not self.may_repeat or not self._left:
             return False
         self.may_repeat = False
@@ -210,10 +215,13 @@ class Ask:
         message: Message,
         *,
         may_repeat: bool,
+        insists: bool = True,
         on_start: Callable[[Connection], None] | None = None,
     ) -> None:
-        """`on_start` is called when the head is out, to send the rest of a streamed body; then nothing is repeated."""
-        self._attempts = Attempts(replicas, may_repeat=may_repeat, streams=on_start is not None)
+        """`insists`: see `Attempts`. `on_start` is called when the head is out, to send the rest of a streamed body;
+        then nothing is repeated.
+        """
+        self._attempts = Attempts(replicas, may_repeat=may_repeat, streams=on_start is not None, insists=insists)
         self._message = message
         self._on_start = on_start
         self.current: Connection | None = None  # what a leaving caller aborts

@@ -170,6 +170,27 @@ def test_a_connection_that_breaks_unanswered_is_asked_again_once_if_repeatable()
     run(scenario())
 
 
+def test_who_does_not_insist_asks_again_only_where_a_kept_connection_was_stale() -> None:
+    async def scenario() -> None:
+        model = Model(b"", OK)
+        replica = await model.start()
+        with pytest.raises(Broken):
+            await Ask(together(replica), GET, may_repeat=True, insists=False).answer(5)
+        assert model.asked == 1
+        model.stop()
+        stale = Model(OK, b"", OK)
+        replica = await stale.start()
+        for _ in range(2):
+            answering = await Ask(together(replica), GET, may_repeat=True, insists=False).answer(5)
+            assert await answering.connection.read() == b"ok"
+            answering.close()
+        assert stale.asked == 3
+        replica.retire()
+        stale.stop()
+
+    run(scenario())
+
+
 def test_what_may_have_run_is_not_asked_again_if_not_repeatable() -> None:
     async def scenario() -> None:
         model = Model(b"", OK)
