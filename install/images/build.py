@@ -33,8 +33,10 @@ RUNNER = ["uv", "obstore"]  # what a build needs beside our own: an installer, a
 COMPILER = ["mypy", "setuptools"]
 OLDEST = (3, 11)
 SAYS = "import platform, sys; print(platform.machine(), *sys.version_info[:2])"
+# Imported, too: what was compiled against a newer C library than the base's is found out here, not by a router.
 FOUND = """
 import pathlib
+import headgate_router.dataplanes.builtin.protocol
 from headgate_router.datapath import data_path
 print(data_path(), pathlib.Path("/opt/headgate/machine-code-lacks").read_text())
 """
