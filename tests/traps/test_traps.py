@@ -231,7 +231,7 @@ def test_12_a_body_too_long_is_413_while_it_is_read(trap: Any, framing: bytes) -
         assert site.model.heard == []
 
     if trap.kind == "asgi" and b"chunked" in framing:
-        return  # counts only what it cannot hold: 1 MiB and more (tests/integration/test_router.py)
+        return  # counts only what it cannot hold: 1 MiB and more (tests/integration/test_router_copies.py)
     trap(scenario, only_ours=True, max_body=1000)
 
 
