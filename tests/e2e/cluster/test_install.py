@@ -113,10 +113,10 @@ def last_answer_s(installed: Installation, old: str, began: float) -> float:
 def test_each_of_many_reverts_ends_the_answers_of_what_it_takes_back_within_seconds(installed: Installation) -> None:
     """Back and forth between two commits that were both live: a revert of a revert is one, too."""
     settled(installed, installed.git("rev-parse", "HEAD"))
-    installed.write("there")
-    settled(installed, installed.push("there"))
     took = []
-    with callers(installed) as seen:
+    with callers(installed) as seen:  # whose answers its gate needs, too
+        installed.write("there")
+        settled(installed, installed.push("there"))
         for _ in range(REVERTS):
             old = said(installed)[1]
             installed.git("revert", "--no-edit", "HEAD")
