@@ -47,7 +47,8 @@ def _controller(data: str | None) -> Iterator[Check]:
         near = first.code == "no-data-folder"
         yield Check("controller", SKIP if near else FAIL, first.message, "" if near else first.fix)
         return
-    yield Check("controller", OK, f"Headgate {found.version}, {len(found.endpoints)} endpoints")
+    count = len(found.endpoints)
+    yield Check("controller", OK, f"Headgate {found.version}, {count} endpoint{'s' if count != 1 else ''}")
     if found.repo_error:
         yield Check("repo", FAIL, found.repo_error, "see the finding; the last good state serves on")
     else:

@@ -146,6 +146,7 @@ SYSTEM: Mapping[str, Entry] = {
     "machine-refuses": ("A file or folder could not be read or written.", "Look at its disk, owner and rights."),
     "not-empty": ("The folder has files in it.", "Name a new folder."),
     "not-found": ("There is no such thing.", "Check its name."),
+    "conflict": ("What is asked does not fit what is going on.", "Look at the endpoint's status, then ask again."),
     "auth-mode": ("The endpoint takes another kind of credential.", "Follow the remedy in the finding."),
     "not-running": ("Nothing of that name runs.", "`headgate status` shows what does."),
     "not-up": ("The system does not answer.", "Run `headgate up`."),

@@ -187,6 +187,7 @@ def test_a_person_acts_and_is_named(system: System) -> None:
     refused = system.ask("POST", "/endpoints/fraud/rollback", OperatorAction("ada"))
     assert refused.status_code == 409
     assert "no known-good state" in refused.json()["findings"][0]["message"]
+    assert "headgate events fraud" in refused.json()["findings"][0]["fix"]
     assert system.ask("POST", "/endpoints/fraud/explode", OperatorAction("ada")).status_code == 404
 
 

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from headgate import codec
 from headgate.control import OperatorAction
+from headgate.findings import Finding, FindingsError, Place
 from headgate_controllers.controller import Controller
 
 LAST = 2**62  # events a record can number
@@ -106,7 +107,8 @@ def routes(controller: Controller) -> APIRouter:
         try:
             message = await run_in_threadpool(controller.operate, name, action, body)
         except ValueError as error:
-            raise HTTPException(409, str(error)) from error
+            fix = f"`headgate status {name}` shows what it is doing, `headgate events {name}` what led there"
+            raise FindingsError(Finding("conflict", str(error), "", fix, Place("control API"))) from error
         return _json({"message": message})
 
     @api.post("/sync")
