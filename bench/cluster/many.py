@@ -49,7 +49,7 @@ from headgate_kit.kube.kinds import Kind
 from headgate_kit.layout import DataFolder
 
 WATCHED_S = 45.0  # how long it is watched at rest, and with some of them rolling
-WITHIN_S = 600.0  # for all Deployments to be made and seen; the cluster's own controllers make about four a second
+WITHIN_S = 900.0  # for all Deployments to be made and seen; a cluster's own controllers make about four a second
 ASKED_EVERY_S = 3.0  # what a status of a thousand costs is not what is measured
 GONE_S = 180.0  # for the namespace to go
 ENDED = ("failed", "aborted")
