@@ -7,17 +7,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from headgate.findings import Finding, Severity, in_order
+from headgate.findings import Finding, Place, Severity, in_order
 from headgate.gateblocks import SETTINGS, place_of
 from headgate.params import parse
+from headgate.paths import read_text
 from headgate.ports import Tree
 from headgate.process import Process
 from headgate.reading import Reading, read_settings
 from headgate.surge import SWAP
+from headgate.yamltext import parse as parse_yaml
 from headgate_policies.judge import resolve
 
 LIMITS = ("max_rate", "max_ms")  # parameters that need nothing to compare with
 ENVOY = "envoy"  # the data path that keeps no answers and times no events
+NO_TUNNELS = ("asgi", ENVOY)  # data paths that refuse every WebSocket
 NOT_OF_ENVOY = ("pairs", "echo", "events")  # kinds of needs
 
 
@@ -77,6 +80,8 @@ def check(reading: Reading, tree: Tree, gates: Mapping[str, Any]) -> tuple[Findi
             message = f"gate `{name}` is never asked: this rollout has no phase {' or '.join(wanted)}"
             why, fix = "it would stop nothing", "give the rollout that phase, or take the gate out"
             found.append(Finding("gate-idle", message, why, fix, place, Severity.WARNING))
+    if _dataplane(tree) in NO_TUNNELS and reading.target.process.websocket:
+        found.append(_untunnelled(reading, tree))
     if _dataplane(tree) == ENVOY:
         found += [_starved(reading, tree, name) for name in starved(reading.target.process, gates)]
     return in_order(found)
@@ -85,6 +90,20 @@ def check(reading: Reading, tree: Tree, gates: Mapping[str, Any]) -> tuple[Findi
 def _dataplane(tree: Tree) -> str:
     """As headgate.yml says; one that cannot be read has its own findings."""
     return read_settings(tree)[0].dataplane if tree.object_id(SETTINGS) is not None else ""
+
+
+def _untunnelled(reading: Reading, tree: Tree) -> Finding:
+    file = next(path for path in sorted(reading.files) if path.rsplit("/", 1)[-1].startswith("rollout."))
+    data = read_text(tree, file)
+    document = parse_yaml(data, file).document if isinstance(data, bytes) else None
+    return Finding(
+        "dataplane-lacks",
+        f"`websocket` has no effect with `dataplane: {_dataplane(tree)}`: every WebSocket is refused",
+        "only the routers' own data path tunnels them",
+        "start the routers with `--dataplane builtin`, or leave `websocket` out",
+        document.key_place(("websocket",)) if document else Place(file),
+        Severity.WARNING,
+    )
 
 
 def _starved(reading: Reading, tree: Tree, name: str) -> Finding:

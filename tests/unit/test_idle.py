@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,22 @@ def test_who_says_that_routers_run_beside_envoy_is_warned_also_of_default_gates(
     read = reading.read_all(tree, reading.read_settings(tree)[0])["fraud"]
     found = check(read, tree, {**GATES, "mirror-diff": mirror_diff})
     assert [(one.code, one.is_error) for one in found] == [(code, False) for code in codes]
+
+
+@pytest.mark.parametrize(("dataplane", "warned"), [("envoy", True), ("asgi", True), ("builtin", False)])
+def test_who_asks_for_tunnels_is_warned_of_a_data_path_that_has_none(
+    tmp_path: Path, dataplane: str, warned: bool
+) -> None:
+    folder = tmp_path / "endpoints/fraud"
+    (folder / "deployments").mkdir(parents=True)
+    (folder / "endpoint.yml").write_text("name: fraud\nauth_mode: key\ntraffic: {}\n")
+    (folder / "rollout.yml").write_text("gates: {}\n")
+    (tmp_path / "headgate.yml").write_text(f"router: {{dataplane: {dataplane}}}\n")
+    tree = WorkTree(tmp_path)
+    read = reading.read_all(tree, reading.read_settings(tree)[0])["fraud"]
+    assert read.target is not None
+    (folder / "rollout.yml").write_text("gates: {}\nwebsocket: [chat]\n")
+    router = replace(read.target, process=replace(read.target.process, websocket=("chat",)))
+    found = check(replace(read, target=router), WorkTree(tmp_path), GATES)
+    said = [(one.code, str(one.place), one.is_error) for one in found]
+    assert said == [("dataplane-lacks", "endpoints/fraud/rollout.yml:2:1", False)] * warned
