@@ -12,6 +12,7 @@ import hashlib
 import json
 import mmap
 import sys
+import time
 from pathlib import Path
 
 import uvloop
@@ -31,7 +32,7 @@ LEAST_S = 0.05  # between two changes
 class Controller(Standin):
     def __init__(self, root: Path, workers: int, ports: list[list[int]]) -> None:
         super().__init__()
-        self._routes = Routes(SqliteRecord(root / "record.db"))
+        self._routes = Routes(SqliteRecord(root / "record.db"), time.time)
         self._workers = workers
         self._ports = ports
         self._acked: dict[str, int] = {}
