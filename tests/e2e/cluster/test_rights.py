@@ -10,22 +10,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from bench.numbers import RESULTS, keep
-from hera.workflows import Container, Workflow
 
 from acts import ACTS, EDIT, FORGOTTEN, MODELS, PATIENCE_S, Verb, remove, scaled_to, set_run, there
-from headgate_kit.kube import Cluster
 from headgate_kit.kube.client import NO_RIGHT
 from headgate_kit.kube.rights import CONTROLLER, ROUTER, rights
-from headgate_kit.layout import DataFolder
-from headgate_pipelines.engines.pods.engine import PodsEngine
-from headgate_pipelines.engines.pods.render import RUN
-from headgate_pipelines.engines.settings import OpSettings
 from installation import CLAIMS, Installation, within
 
 SETTINGS = {"engine": "pods", "resources.enabled": "true", "nodes.read": "true"}
@@ -35,7 +28,7 @@ APPLIED = ("serviceaccounts", "endpointrollouts")
 EVERYBODYS = ("server", "selfsubjectaccessreviews")  # what any account may ask
 # All pods of a pool count for its room; where that may not be listed, those of the namespace do.
 TRIED: set[Verb] = {("pods", "list", "cluster")}
-# Used when a pod is there already, because the answer to its creation was lost: not to be had by living.
+# Used when a pod is there already, its creation unanswered: tests/integration/test_pods_engine.py has that.
 BY_CHANCE: set[Verb] = {("pods", "get", "namespace")}
 on_a_cluster = pytest.mark.skipif(
     not CLAIMS, reason="a controller that is replaced needs its volume: HEADGATE_E2E_CLAIMS=1 where claims are bound"
@@ -202,54 +195,3 @@ def test_each_verb_that_is_taken_away_is_missed(installed: Installation, name: s
         except AssertionError as error:
             raise AssertionError(f"never asked for: {sorted(missing)}") from error
     note(missed={**noted().get("missed", {}), name: len(act.verbs)})
-
-
-@on_a_cluster
-def test_without_get_a_pod_that_is_there_already_is_nobodys(
-    installed: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An engine that lost its journal makes an attempt again, as the controller's own account."""
-    monkeypatch.setenv("KUBECONFIG", str(_account(installed, tmp_path / "kubeconfig")))
-    image = installed.images["runner"]["image"]
-    with Workflow(name="twice", entrypoint="main", labels={RUN: "same"}) as workflow:
-        Container(name="main", image=image, command=["python", "-c", "import time; time.sleep(600)"])
-    document = dict(workflow.to_dict())
-
-    with ExitStack() as stack:
-
-        def engine(folder: str) -> PodsEngine:
-            env = {"HEADGATE_CONTROL": "http://nobody:7070", "HEADGATE_TOKEN": "op_secret"}
-            account, settings = Cluster.connect(installed.namespace), OpSettings(image=image)
-            made = PodsEngine(DataFolder(tmp_path / folder), env=env, cluster=account, settings=settings)
-            made.start()
-            stack.callback(made.close)
-            made.submit(document)
-            return made
-
-        first = engine("first")
-        stack.callback(first.stop, "twice")
-        selector = "headgate.dev/workflow=twice"
-        within(PATIENCE_S, lambda: installed.get("pods", selector=selector)["items"], "there is a pod")
-        with Roles(installed, CONTROLLER).without(BY_CHANCE):
-            second = engine("second")
-            within(PATIENCE_S, lambda: _phase(second) == "Failed", "who lost its journal cannot tell whose it is")
-        found = second.status("twice")
-        assert found is not None
-        assert 'cannot get resource "pods"' in found.message
-        assert _phase(first) == "Running"
-
-
-def _phase(engine: PodsEngine) -> str:
-    found = engine.status("twice")
-    return found.phase if found else ""
-
-
-def _account(installed: Installation, file: Path) -> Path:
-    """A configuration of the controller's own account."""
-    known = json.loads(installed.kubectl("config", "view", "--raw", "--minify", "-o", "json"))
-    token = installed.kubectl("create", "token", "headgate-controller").strip()
-    context = {"cluster": known["clusters"][0]["name"], "user": "controller", "namespace": installed.namespace}
-    users = [{"name": "controller", "user": {"token": token}}]
-    contexts = [{"name": "controller", "context": context}]
-    file.write_text(json.dumps({**known, "users": users, "contexts": contexts, "current-context": "controller"}))
-    return file
