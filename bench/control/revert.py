@@ -76,8 +76,7 @@ class _Bench:
         self.lines: list[Answered] = []
 
     def run(self) -> list[float]:
-        self.system.command("init", str(self.tree.folder), "--bare-origin")
-        self.system.up(self.tree.origin, workers=2)
+        self.system.begin(self.tree)
         self._released(self._commit("first"))
         status = self.system.control.endpoint(NAME)
         key = self.system.control.keys(NAME)["primary"]

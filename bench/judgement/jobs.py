@@ -21,7 +21,7 @@ SILENT, NOTHING_WRONG = "silence", "nothing is wrong"
 def equal(job: tuple[int, int, int]) -> Counter[tuple[str, ...]]:
     world, rate, seed = job
     phases = simulate(np.random.default_rng([seed, rate, world]), WORLDS[world], rate, LOOKS)
-    found = Counter({(WORLDS[world].name, str(rate), "runs"): 1})
+    found: Counter[tuple[str, ...]] = Counter({(WORLDS[world].name, str(rate), "runs"): 1})
     found[(WORLDS[world].name, str(rate), "ours")] += ours.false_abort(phases).ended == "failed"
     for name, judge in peers.PEERS.items():
         found[(WORLDS[world].name, str(rate), name)] += judge(phases).aborted
@@ -36,7 +36,7 @@ def regression(job: tuple[str, int, int]) -> Counter[tuple[str, ...]]:
         for phase in phases:
             for counts in (phase.candidate.requests, phase.candidate.failures, phase.candidate.times):
                 counts[:] = 0
-    found = Counter({(name, str(rate), "runs"): 1})
+    found: Counter[tuple[str, ...]] = Counter({(name, str(rate), "runs"): 1})
     ended = ours.rollout(phases)
     found[(name, str(rate), "ours", ended.ended)] += 1
     if ended.minute is not None and ended.ended == "failed":
@@ -50,7 +50,7 @@ def regression(job: tuple[str, int, int]) -> Counter[tuple[str, ...]]:
 
 def answer(job: tuple[int, int]) -> Counter[tuple[str, ...]]:
     case, seed = job
-    found = Counter({(answers.CASES[case].name, "runs"): 1})
+    found: Counter[tuple[str, ...]] = Counter({(answers.CASES[case].name, "runs"): 1})
     found[(answers.CASES[case].name, str(answers.judge(answers.CASES[case], seed)))] += 1
     return found
 

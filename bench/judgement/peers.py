@@ -111,7 +111,8 @@ def _inliers(values: Array) -> Array:
     if len(values) < 4:
         return values
     low, high = np.percentile(values, (25, 75))
-    return values[(values >= low - 3 * (high - low)) & (values <= high + 3 * (high - low))]
+    kept: Array = values[(values >= low - 3 * (high - low)) & (values <= high + 3 * (high - low))]
+    return kept
 
 
 @lru_cache

@@ -102,7 +102,9 @@ def simulate(
     times = [_noise(rng, total, world.latency_sd, world.walk) for _ in range(2)]
     if not world.own:
         errors[1], times[1] = errors[0], times[0]
-    day = np.sin(2 * np.pi * np.arange(total) * LOOK_S / 2_400 + rng.uniform(0, 2 * np.pi)) if world.day else 0.0
+    day = np.zeros(total)
+    if world.day:
+        day = np.sin(2 * np.pi * np.arange(total) * LOOK_S / 2_400 + rng.uniform(0, 2 * np.pi))
     volume = per_minute / LOOKS_A_MINUTE * (1 + 0.7 * day) * np.ones(total)
     burst = _bursts(rng, total) if world.bursts else np.zeros(total, bool)
     phases = []
@@ -110,8 +112,8 @@ def simulate(
         part = slice(index * looks, (index + 1) * looks)
         arms = []
         for arm, arm_share in enumerate((share, 1 - share)):
-            rate = BASE_ERRORS * np.exp(errors[arm][part] + 0.7 * (day[part] if world.day else 0.0))
-            level = np.exp(times[arm][part] + 0.25 * (day[part] if world.day else 0.0))
+            rate = BASE_ERRORS * np.exp(errors[arm][part] + 0.7 * day[part])
+            level = np.exp(times[arm][part] + 0.25 * day[part])
             rate, level = np.where(burst[part], 0.2, rate), np.where(burst[part], 3.0 * level, level)
             if world.hiccups:
                 rate = rate + 0.5 * _hiccups(rng, looks, replicas=max(1, round(4 * arm_share)))

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -176,7 +177,7 @@ async def streams(port: int, path: str, count: int = STREAMS) -> Seen:
     for number in range(count):
         await asyncio.sleep(max(0.0, started + number * EVERY_S / count - time.perf_counter()))
         ended = loop.create_future()
-        _, listening = await loop.create_connection(lambda ended=ended: Listening(seen, ended), "127.0.0.1", port)
+        _, listening = await loop.create_connection(partial(Listening, seen, ended), "127.0.0.1", port)
         listening.transport.write(request(path, port))
         ends.append(ended)
     await asyncio.wait(ends, timeout=LATE_S + EVENTS * EVERY_S)

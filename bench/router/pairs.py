@@ -15,8 +15,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.router.change import Controller
+from bench.router.job import MIRROR
 from bench.router.load import run, saturate
-from bench.router.peers import MIRROR, Upstreams, table
+from bench.router.peers import Upstreams, table
 from bench.router.places import ROUTER, answers, cpu_s, free_ports, running, until
 
 ROUNDS = 24

@@ -34,7 +34,7 @@ def measure(folder: Path, upstreams: Upstreams) -> dict[str, float]:
 
 async def _idle(pid: int, port: int, count: int) -> float:
     loop = asyncio.get_running_loop()
-    open_now: list[asyncio.BaseTransport] = []
+    open_now: list[asyncio.Transport] = []
     for _ in range(count):
         transport, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
         open_now.append(transport)
