@@ -204,6 +204,10 @@ def _build(draft: Draft, rollout: Rollout, request: OpRequest) -> OpReply:
 
 
 def _built(draft: Draft, rollout: Rollout, result: Mapping[str, Any]) -> OpReply:
+    broken = str(result.get("broken") or "")
+    if broken:  # no commit's fault, so none is reverted
+        fail(draft, f"build: {broken}", state=State.ABORTED, git=False)
+        return OpReply(OpState.NO, broken)
     failed = result.get("failed") or {}
     if failed:
         revision, data = next(iter(sorted(failed.items())))

@@ -41,7 +41,7 @@ def perform(work: Mapping[str, Any], *, fetch: Fetch) -> dict[str, Any]:
     Returns:
         `{"artifacts": {revision: artifact}}`, or `{"failed": {revision: finding}}` at the first that cannot be built.
     Raises:
-        TransientError: worth trying again. TerminalError: this machine is not set up to build.
+        TransientError: worth trying again. HeadgateError: this machine is not set up to build.
     """
     data = _data(work)
     builder = _builder(data, work.get("interpreters") or {})

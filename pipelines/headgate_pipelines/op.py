@@ -281,8 +281,8 @@ def _work(control: Control, given: argparse.Namespace, work: Any) -> Any:
         return build.perform(work, fetch=control.download)
     except TransientError as error:
         raise Ended(contract.AGAIN, str(error)) from None
-    except HeadgateError as error:
-        raise Ended(contract.FAILED, str(error)) from None
+    except HeadgateError as error:  # nobody's commit: this machine cannot build; the record has to know why it ends
+        return {"broken": str(error)}
 
 
 def _leave(outputs: dict[str, str]) -> None:

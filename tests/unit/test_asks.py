@@ -121,6 +121,18 @@ def test_a_build_that_failed_is_a_finding_of_the_endpoint_and_the_end() -> None:
     assert asked(draft, "build").state is OpState.NO
 
 
+def test_a_machine_that_cannot_build_ends_the_rollout_with_its_words_and_reverts_nothing() -> None:
+    draft = begun(serving())
+    asked(draft, "build")
+    reply = asked(draft, "build", result={"broken": "error[base-missing]: no base image"})
+    assert (reply.state, reply.message) == (OpState.NO, "error[base-missing]: no base image")
+    rollout = draft.head.rollout
+    assert rollout is not None
+    assert (rollout.state, rollout.message) == (State.ABORTED, "build: error[base-missing]: no base image")
+    assert draft.head.undo is None
+    assert draft.head.stopping == (rollout.id,)
+
+
 def test_a_failed_build_that_says_no_finding_is_one_all_the_same() -> None:
     draft = begun(serving())
     asked(draft, "build")

@@ -181,6 +181,16 @@ def test_build_reports_what_it_made_under_the_same_key(
     assert second == {**first, "result": {"artifacts": {}}}
 
 
+def test_a_machine_that_cannot_build_says_so_to_the_record(
+    api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HEADGATE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("HEADGATE_BUILDER", "kaniko")
+    api.answers = [(200, {"state": "work", "work": {"builds": []}}), (200, {"state": "no", "message": "ended"})]
+    assert main(["build", "--endpoint", "fraud", "--op-key", "ro-1/build"]) == 3
+    assert api.asked[-1][1]["result"]["broken"].startswith("no builder named kaniko is installed")
+
+
 @pytest.mark.parametrize(
     "argv", [("smoke", "--endpoint", "x"), ("smoke", "--op-key", "a/b"), ("smoke", "--endpoint", "x", "--op-key", "a")]
 )
