@@ -14,7 +14,7 @@ from headgate.findings import Finding, Place, Severity
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("core", "controllers", "policies", "pipelines", "router", "serving", "console")
 SAYS = {"Finding", "Fault", "_finding", "finding", "refuse", "_refuse", "_say", "_at"}
-CODE = re.compile(r"[a-z]+(-[a-z]+)+|placeholder|listen|capacity|admission")
+CODE = re.compile(r"[a-z]+(-[a-z]+)+|placeholder|listen|capacity|admission|conflict")
 
 HERE = Place("endpoints/f/endpoint.yml", 3, 1)
 SUM = Finding("traffic-sum", "traffic adds up to 95", "5 % lost", "raise `blue`", HERE)

@@ -68,7 +68,7 @@ def application(controller: Controller, news: News) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        code = {401: "unauthorized", 404: "not-found", 409: "conflict"}.get(error.status_code, "bad-request")
+        code = {401: "unauthorized", 404: "not-found"}.get(error.status_code, "bad-request")
         return _findings(error.status_code, [Finding(code, str(error.detail), "", "", Place("control API"))])
 
     return app
