@@ -106,15 +106,15 @@ def _names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]
     """What the controller serves; where none answers, what lies in the nearest endpoints/."""
     from headgate.findings import FindingsError
     from headgate_console.connect import open_control
+    from headgate_console.ground import above
 
     try:
         control = open_control(ctx.params.get("data"))
         control.timeout_s = COMPLETE_WITHIN_S
         known = [one.name for one in control.system().endpoints]
     except FindingsError:
-        here = Path.cwd()
-        root = next((place for place in (here, *here.parents) if (place / "endpoints").is_dir()), None)
-        known = [folder.name for folder in (root / "endpoints").iterdir() if folder.is_dir()] if root else []
+        root = above(Path.cwd(), "endpoints")
+        known = [folder.name for folder in root.glob("endpoints/*/")] if root else []
     return sorted(name for name in known if name.startswith(incomplete))
 
 

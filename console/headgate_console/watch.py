@@ -99,9 +99,7 @@ class Watch:
     ask: Callable[[], EndpointStatus]
     draw: Callable[[EndpointStatus, float], list[str]]
     arrived: Callable[[], bool] = lambda: True  # whether the commit waited for is acted on
-    own: Callable[[], RolloutStatus | None] = lambda: (
-        None
-    )  # the rollout of that commit; None: it has none, or no commit
+    own: Callable[[], RolloutStatus | None] = lambda: None  # that commit's rollout; None: it has none, or no commit
     timeout_s: float | None = None  # None: as long as it takes
     every_s: float = ASK_EVERY_S
     seen: str = ""  # id of the rollout that was running when looked at last

@@ -167,8 +167,8 @@ class Controller:
     # --- what people read ------------------------------------------------------------------------------------------
 
     def status(self) -> SystemStatus:
-        url = self._router_url()  # once: it is read from a file
-        endpoints = tuple(self._status_of(head, url) for head in self.heads.all() if head.commit)
+        url, acked = self._router_url(), self.workers.acked()  # once: both look at files
+        endpoints = tuple(self._status_of(head, url, acked) for head in self.heads.all() if head.commit)
         return SystemStatus(
             version=__version__,
             repo=self._repo.shown,
@@ -187,7 +187,7 @@ class Controller:
         return tuple(found())
 
     def endpoint_status(self, name: str) -> EndpointStatus:
-        return self._status_of(self._head(name), self._router_url())
+        return self._status_of(self._head(name), self._router_url(), self.workers.acked())
 
     def _head(self, name: str) -> Head:
         head = self.heads.get(name)
@@ -196,13 +196,13 @@ class Controller:
             raise NotFoundError(f"there is no endpoint {name}; known: {known}")
         return head
 
-    def _status_of(self, head: Head, url: str) -> EndpointStatus:
+    def _status_of(self, head: Head, url: str, acked: int) -> EndpointStatus:
         name = head.endpoint
         return endpoint_status(
             head,
             url=f"{url}/endpoints/{name}/score",
             route=self.routes.table.endpoints.get(name),
-            acked=self.workers.acked(),
+            acked=acked,
             replicas=self._platform.observe(name),
             observed=self.evidence.observed(name),
         )

@@ -55,8 +55,8 @@ class Leftovers:
 
     def collect(self) -> list[str]:
         """Deletes what is old and named by nothing. Returns its names."""
-        before = self._clock() - AGE_S
-        return [path.name for path in self._old(before) if self._take(path)]
+        before, named = self._clock() - AGE_S, set(self._named())
+        return [path.name for path in self._old(before) if _build_of(path) not in named and self._take(path)]
 
     def _old(self, before: float) -> Iterator[Path]:
         for folder in (self._data.bundles, self._data.environments, self._data.models):
@@ -67,7 +67,7 @@ class Leftovers:
     def _take(self, path: Path) -> bool:
         """Asks once more who names it, right before it is out of sight."""
         named = set(self._named())
-        if not named or path.name.lstrip(".").partition(".")[0] in named:  # nothing named at all: a record to doubt
+        if not named or _build_of(path) in named:  # nothing named at all: a record to doubt
             return False
         gone = path if path.suffix == GONE else path.with_name(f".{path.name.lstrip('.')}{GONE}")
         path.rename(gone)
@@ -86,6 +86,10 @@ class Leftovers:
                 yield source.environment.digest[:NAME_LENGTH]
                 if source.model is not None and catalogue_of(source.model):
                     yield kept(source.model, self._data.models).name
+
+
+def _build_of(path: Path) -> str:
+    return path.name.lstrip(".").partition(".")[0]
 
 
 def _deployments(head: Head) -> Iterator[DeploymentTarget]:

@@ -44,9 +44,7 @@ class Workers:
     not waited for, and forgotten after `FORGET_S`.
     """
 
-    RETURN_S = (
-        15.0  # a worker dials again five times a second; until a cluster leads it to a new controller takes longer
-    )
+    RETURN_S = 15.0  # a worker dials five times a second; until a cluster leads it to a new controller takes longer
     FORGET_S = 600.0
 
     def __init__(self, clock: Callable[[], float], record: Meta, roster: Roster) -> None:

@@ -6,7 +6,7 @@ headgate.yml, to the repository's root. Refuses what any path refuses: to leave 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -116,17 +116,10 @@ def place_of(files: Sequence[str], tree: Tree, name: str, key: str = "", line: i
     Args:
         line: of the parameter's text, from 1, and `column` in it: the place inside; 0: the place of its key.
     """
-    for path in sorted(files, key=lambda p: p == SETTINGS):
-        under: tuple[str, ...] = ("rollout", "gates") if path == SETTINGS else ("gates",)
-        if path != SETTINGS and not path.rsplit("/", 1)[-1].startswith("rollout."):
-            continue
-        data = read_text(tree, path)
-        document = parse(data, path).document if isinstance(data, bytes) else None
-        gates: Any = document.value if document else {}
-        for step in under:
-            gates = gates.get(step) or {}
-        if document and name in gates:
-            here = (*under, name)
+    for document, under, block in _blocks(files, tree):
+        gates: Any = block.get("gates") or {}
+        if name in gates:
+            here = (*under, "gates", name)
             if key and isinstance(gates[name], dict) and key in gates[name]:
                 here = (*here, key)
                 gates = gates[name]
@@ -135,6 +128,26 @@ def place_of(files: Sequence[str], tree: Tree, name: str, key: str = "", line: i
                 return inside(document, here, value, line, column)
             return document.key_place(here)
     return Place(SETTINGS)
+
+
+def place_of_key(files: Sequence[str], tree: Tree, key: str) -> Place:
+    """The same of a key beside `gates`."""
+    for document, under, block in _blocks(files, tree):
+        if key in block:
+            return document.key_place((*under, key))
+    return Place(SETTINGS)
+
+
+def _blocks(files: Sequence[str], tree: Tree) -> Iterator[tuple[Document, tuple[str, ...], Any]]:
+    """What says how a rollout goes, with where that is in its file: rollout.yml, then `rollout:` of headgate.yml."""
+    for path in sorted(files, key=lambda p: p == SETTINGS):
+        if path != SETTINGS and not path.rsplit("/", 1)[-1].startswith("rollout."):
+            continue
+        data = read_text(tree, path)
+        document = parse(data, path).document if isinstance(data, bytes) else None
+        if document is not None:
+            under = ("rollout",) if path == SETTINGS else ()
+            yield document, under, (document.value.get("rollout") or {}) if under else document.value
 
 
 def inside(document: Document, path: tuple[str | int, ...], text: str, line: int, column: int) -> Place:

@@ -8,14 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headgate.findings import Finding, Place, Severity, in_order
-from headgate.gateblocks import SETTINGS, place_of
+from headgate.gateblocks import SETTINGS, place_of, place_of_key
 from headgate.params import parse
-from headgate.paths import read_text
 from headgate.ports import Tree
 from headgate.process import Process
 from headgate.reading import Reading, read_settings
 from headgate.surge import SWAP
-from headgate.yamltext import parse as parse_yaml
 from headgate_policies.judge import resolve
 
 LIMITS = ("max_rate", "max_ms")  # parameters that need nothing to compare with
@@ -80,9 +78,10 @@ def check(reading: Reading, tree: Tree, gates: Mapping[str, Any]) -> tuple[Findi
             message = f"gate `{name}` is never asked: this rollout has no phase {' or '.join(wanted)}"
             why, fix = "it would stop nothing", "give the rollout that phase, or take the gate out"
             found.append(Finding("gate-idle", message, why, fix, place, Severity.WARNING))
-    if _dataplane(tree) in NO_TUNNELS and reading.target.process.websocket:
-        found.append(_untunnelled(reading, tree))
-    if _dataplane(tree) == ENVOY:
+    dataplane = _dataplane(tree)
+    if dataplane in NO_TUNNELS and reading.target.process.websocket:
+        found.append(_untunnelled(dataplane, place_of_key(sorted(reading.files), tree, "websocket")))
+    if dataplane == ENVOY:
         found += [_starved(reading, tree, name) for name in starved(reading.target.process, gates)]
     return in_order(found)
 
@@ -92,16 +91,13 @@ def _dataplane(tree: Tree) -> str:
     return read_settings(tree)[0].dataplane if tree.object_id(SETTINGS) is not None else ""
 
 
-def _untunnelled(reading: Reading, tree: Tree) -> Finding:
-    file = next(path for path in sorted(reading.files) if path.rsplit("/", 1)[-1].startswith("rollout."))
-    data = read_text(tree, file)
-    document = parse_yaml(data, file).document if isinstance(data, bytes) else None
+def _untunnelled(dataplane: str, place: Place) -> Finding:
     return Finding(
         "dataplane-lacks",
-        f"`websocket` has no effect with `dataplane: {_dataplane(tree)}`: every WebSocket is refused",
+        f"`websocket` has no effect with `dataplane: {dataplane}`: every WebSocket is refused",
         "only the routers' own data path tunnels them",
         "start the routers with `--dataplane builtin`, or leave `websocket` out",
-        document.key_place(("websocket",)) if document else Place(file),
+        place,
         Severity.WARNING,
     )
 

@@ -178,11 +178,12 @@ class Worker:
             tasks.append(loop.create_task(self.settings.certificate.keep()))
         gc.collect()
         gc.freeze()  # what lives for ever is not looked at again: shorter pauses
+        offered = None
         if self.side is not None:
             tasks.append(loop.create_task(self.side.run()))
-        if self.side is None:
+        else:
             bound(sock, STALL_S)
-        offered = self._offer(sock) if self.side is None else None
+            offered = self._offer(sock)
         try:
             await server.serve(sockets=[sock if self.side is None else self.side.socket])
         finally:

@@ -127,3 +127,9 @@ def test_who_asks_for_tunnels_is_warned_of_a_data_path_that_has_none(
     found = check(replace(read, target=router), WorkTree(tmp_path), GATES)
     said = [(one.code, str(one.place), one.is_error) for one in found]
     assert said == [("dataplane-lacks", "endpoints/fraud/rollout.yml:2:1", False)] * warned
+    (folder / "rollout.yml").unlink()
+    (tmp_path / "headgate.yml").write_text(
+        f"router: {{dataplane: {dataplane}}}\nrollout:\n  websocket: [chat]\n"  # the default of every endpoint
+    )
+    found = check(replace(read, target=router, files={"headgate.yml": "id"}), WorkTree(tmp_path), GATES)
+    assert [str(one.place) for one in found] == ["headgate.yml:3:3"] * warned
