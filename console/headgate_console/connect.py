@@ -69,8 +69,10 @@ class Control:
     def space(self, name: str) -> Space:
         return codec.decode(Space, self.get(f"/endpoints/{quote(name, safe='')}/capacity"))
 
-    def rollouts(self, name: str) -> list[RolloutStatus]:
-        return codec.decode(list[RolloutStatus], self.get(f"/endpoints/{quote(name, safe='')}/rollouts"))
+    def rollouts(self, name: str, commit: str = "") -> list[RolloutStatus]:
+        """Newest first. With a commit: the newest one of it, if any."""
+        query = f"?{urlencode({'commit': commit})}" if commit else ""
+        return codec.decode(list[RolloutStatus], self.get(f"/endpoints/{quote(name, safe='')}/rollouts{query}"))
 
     def act(self, name: str, verb: str, action: OperatorAction) -> str:
         """Pause, resume, promote, abort or rollback; answers what was recorded, for a person."""

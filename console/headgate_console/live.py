@@ -85,10 +85,14 @@ def follow(
     screen: watch.Screen | None = None,
 ) -> Exit:
     def arrived() -> bool:
-        return not commit or control.reached(commit) or own() is not None
+        return not commit or control.reached(commit)
 
-    def own() -> RolloutStatus | None:
-        return next((r for r in control.rollouts(endpoint) if r.commit.startswith(commit)), None) if commit else None
+    def own(status: EndpointStatus) -> RolloutStatus | None:
+        if not commit:
+            return None
+        if status.rollout and status.rollout.commit.startswith(commit):
+            return status.rollout
+        return next(iter(control.rollouts(endpoint, commit)), None)
 
     colour = click.get_current_context().color
     looked = watch.Watch(lambda: control.endpoint(endpoint), draw, arrived, own, timeout_s)

@@ -99,7 +99,8 @@ class Watch:
     ask: Callable[[], EndpointStatus]
     draw: Callable[[EndpointStatus, float], list[str]]
     arrived: Callable[[], bool] = lambda: True  # whether the commit waited for is acted on
-    own: Callable[[], RolloutStatus | None] = lambda: None  # that commit's rollout; None: it has none, or no commit
+    # That commit's rollout, given the endpoint as it is; None: it has none, or there is no commit.
+    own: Callable[[EndpointStatus], RolloutStatus | None] = lambda status: None
     timeout_s: float | None = None  # None: as long as it takes
     every_s: float = ASK_EVERY_S
     seen: str = ""  # id of the rollout that was running when looked at last
@@ -125,12 +126,13 @@ class Watch:
             if not there:  # an endpoint may not exist before its first commit is acted on
                 waits_for |= NOT_FOUND_CODES
             status = self.ask()
-            mine = self.own() or self.followed(status)
+            own = self.own(status)
         except FindingsError as error:
             if any(finding.code not in waits_for for finding in error.findings):
                 raise
             return None
-        code = outcome(status, mine) if there else None
+        mine = own or self.followed(status)
+        code = outcome(status, mine) if there or own else None
         shown.show(self.draw(status, time.time()), status, mine if code is not None else None)
         return code
 

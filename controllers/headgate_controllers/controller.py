@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from headgate import asks, codec, intent
@@ -220,8 +221,11 @@ class Controller:
         found = self._kept(rollout_id)
         if found is None:
             raise NotFoundError(f"there is no rollout {rollout_id}")
-        head = self.heads.get(found.target.endpoint)
-        return rollout_status(found, head if head.rollout and head.rollout.id == rollout_id else None)
+        return self._shown(found)
+
+    def _shown(self, rollout: Rollout) -> RolloutStatus:
+        head = self.heads.get(rollout.target.endpoint)
+        return rollout_status(rollout, head if head.rollout and head.rollout.id == rollout.id else None)
 
     def _kept(self, rollout_id: str) -> Rollout | None:
         """A rollout that runs, was the last of its endpoint, or is stored; None: there is none of that id."""
@@ -231,22 +235,23 @@ class Controller:
         stored = self.record.meta_get(f"rollout:{rollout_id}")
         return codec.decode(Rollout, stored) if stored is not None else None
 
-    def rollouts(self, name: str) -> list[RolloutStatus]:
-        """Newest first."""
-        return [self.rollout(found.id) for found in self._newest(name)]
+    def rollouts(self, name: str, commit: str = "") -> list[RolloutStatus]:
+        """Newest first. With a commit, or the beginning of its id: the newest one that it asked for, if any."""
+        found = (rollout for rollout in self._newest(name) if rollout.commit.startswith(commit))
+        return [self._shown(rollout) for rollout in islice(found, 1 if commit else None)]
 
     def verdicts_of(self, name: str) -> list[VerdictStatus]:
         """Of every rollout that is kept, the newest first."""
         return self.verdicts.of(self._newest(name))
 
-    def _newest(self, name: str) -> list[Rollout]:
+    def _newest(self, name: str) -> Iterator[Rollout]:
         head = self._head(name)
         started = [e.rollout for _, e in self.record.events(name, kind="rollout.started")]
         ids = list(dict.fromkeys(reversed(started)))[:KEPT_ROLLOUTS]
         if head.rollout and head.rollout.id not in ids:
             ids.insert(0, head.rollout.id)
         kept = (self._kept(rollout_id) for rollout_id in ids)
-        return [found for found in kept if found is not None]  # None: collected since
+        return (found for found in kept if found is not None)  # None: collected since
 
     def generations(self, name: str) -> list[dict[str, Any]]:
         self._head(name)

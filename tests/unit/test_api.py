@@ -132,6 +132,19 @@ def test_status_is_the_whole_system(system: System) -> None:
     assert [r["id"] for r in system.ask("GET", "/endpoints/fraud/rollouts").json()] == [system.rollout]
 
 
+def test_of_all_rollouts_only_that_of_the_commit_waited_for_is_answered(system: System) -> None:
+    first, started = system.controller.commits.handled, system.rollout
+    system.commit("code/score.py", "def init(): pass\n")
+    assert len(system.ask("GET", "/endpoints/fraud/rollouts").json()) == 2
+    for commit, found in (
+        (first[:8], [started]),
+        (system.controller.commits.handled, [system.rollout]),
+        ("0000000", []),
+    ):
+        answer = system.ask("GET", f"/endpoints/fraud/rollouts?commit={commit}").json()
+        assert [r["id"] for r in answer] == found
+
+
 @pytest.mark.parametrize(
     "path", ["/endpoints/nobody", "/rollouts/none", "/endpoints/nobody/keys", "/endpoints/fraud/logs"]
 )

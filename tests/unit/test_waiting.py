@@ -85,7 +85,7 @@ def test_a_commit_is_waited_for_until_it_is_acted_on_and_then_by_its_own_rollout
     watch = watched(
         [REVERTED, RUNNING],
         arrived=lambda: next(arrived),
-        own=lambda: rollout("failed", name="ro-churn-1111111111-1"),
+        own=lambda status: rollout("failed", name="ro-churn-1111111111-1") if status is RUNNING else None,
     )
     assert watch.run(Printed()) is Exit.DEGRADED
 

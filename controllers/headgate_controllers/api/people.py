@@ -40,8 +40,9 @@ def routes(controller: Controller) -> APIRouter:
         return _json(controller.endpoint_status(name))
 
     @api.get("/endpoints/{name}/rollouts")
-    def rollouts(name: str) -> Response:
-        return _json(controller.rollouts(name))
+    def rollouts(name: str, commit: str = "") -> Response:
+        """Those that are kept, newest first; with `commit` the newest one that it asked for, if any."""
+        return _json(controller.rollouts(name, commit))
 
     @api.get("/endpoints/{name}/routes")
     def generations(name: str) -> Response:
