@@ -115,7 +115,7 @@ def _attempt(repo: EndpointsRepo, owed: Undo, others: Mapping[str, Collection[st
         return Reverted(head, f"nothing to revert: {head[:10]} has the files as they were")
     newer = [path for path in now if now[path] not in (plan.expect[path], plan.changes[path])]
     if newer:
-        return Reverted("", f"not reverted: superseded by a newer change of {newer[0]}")
+        return Reverted("", f"not reverted: superseded by a newer change of {newer[0]}", (_newer_finding(owed, newer),))
     undone = _undone(repo, plan, owed, head)
     good = repo.tree(owed.good.commit) if owed.good else None
     entries = {path: good.entry(path) if good else None for path in plan.changes}
@@ -210,6 +210,17 @@ def _shared_finding(owed: Undo, plan: RevertPlan) -> Finding:
         why=f"{'; '.join(plan.shared)[:500]}: putting them back for {owed.failed.endpoint} would change those too",
         fix="look at it and merge it",
         place=Place(f"endpoints/{owed.failed.endpoint}"),
+    )
+
+
+def _newer_finding(owed: Undo, newer: Sequence[str]) -> Finding:
+    return Finding(
+        code="revert-superseded",
+        message=f"{owed.failed.commit[:10]} failed and is not reverted: {newer[0]} was changed since",
+        why="putting back what was there before would undo the newer change too",
+        fix=f"push what should serve, or `git revert` what came after {owed.failed.commit[:10]} and it, by hand",
+        place=Place(f"endpoints/{owed.failed.endpoint}"),
+        severity=Severity.WARNING,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from headgate.control import EndpointStatus, OpStatus, RevisionStatus, RolloutStatus
 from headgate.evidence import PairKind, Result
+from headgate.findings import Finding, Place, Severity
 from headgate.phases import MIRROR
 from headgate.rollout import Head, OpEnd, OpRecord, Rollout, State
 from headgate.table import EndpointRoute
@@ -37,8 +38,25 @@ def endpoint_status(
         message=message,
         revisions=tuple(_revisions(head, route, replicas, observed)),
         rollout=rollout_status(head.rollout, head) if head.rollout else None,
-        findings=head.findings,
+        findings=(*head.findings, *_later(head)),
     )
+
+
+def _later(head: Head) -> list[Finding]:
+    """A rollout goes by the rollout.yml that it was planned by, whatever was committed since."""
+    rollout, asked = head.active, head.asked
+    if rollout is None or asked is None or asked.process == rollout.target.process:
+        return []
+    return [
+        Finding(
+            code="process-later",
+            message=f"rollout.yml of {asked.commit[:10]} counts from the next rollout on",
+            why=f"{rollout.id} goes by that of {rollout.commit[:10]}: its plan was made from it",
+            fix=f"let it end; or `headgate rollout abort {head.endpoint}`, and commit what it asked for again",
+            place=Place(f"endpoints/{head.endpoint}"),
+            severity=Severity.WARNING,
+        )
+    ]
 
 
 def _lag(head: Head, route: EndpointRoute | None, acked: int) -> str:

@@ -20,6 +20,8 @@ def accept(draft: Draft, target: Target, warnings: Sequence[Finding] = ()) -> No
         draft.set(removing_since=None)
         draft.say("removal.cancelled", f"the endpoint is back in git with {target.commit[:10]}")
     if head.asked is not None and head.asked.digest == target.digest and not _gone(head):
+        if head.active and head.asked.process != target.process:
+            draft.say("process.later", f"{target.commit[:10]}: its rollout.yml counts from the next rollout on")
         draft.set(commit=target.commit, asked=target, findings=tuple(warnings))
         return
     refusal = _removal_with_traffic(head, target)

@@ -9,7 +9,7 @@ from headgate.draft import Draft
 from headgate.evidence import Verdict
 from headgate.plan import workflow_name
 from headgate.planning import make_plan
-from headgate.rollout import KEPT_RELEASES, OpEnd, Release, Rollout, State, Undo
+from headgate.rollout import KEPT_RELEASES, Head, OpEnd, Release, Rollout, State, Undo
 from headgate.surge import SWAP
 from headgate.target import Target
 
@@ -105,8 +105,17 @@ def fail(
         found = tuple(verdicts)
         gates = ", ".join(v.gate for v in found)
         reason = f"{gates} failed at {op.name}" if found and op else _short(message)
-        undo = Undo(f"{rollout.id}/revert", mode, rollout.target, good, f"{rollout.target.endpoint}: {reason}", found)
+        undo = Undo(
+            f"{rollout.id}/revert", mode, _asking(draft.head, rollout), good, f"{draft.head.endpoint}: {reason}", found
+        )
         draft.set(undo=undo)
+
+
+def _asking(head: Head, rollout: Rollout) -> Target:
+    """The newest commit that asks for what failed: one that came since changed other things, say rollout.yml, and as
+    long as it stands git asks for the failed state."""
+    asked = head.asked
+    return asked if asked is not None and asked.digest == rollout.target.digest else rollout.target
 
 
 def _short(message: str) -> str:

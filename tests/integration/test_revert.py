@@ -190,6 +190,9 @@ def test_a_newer_change_of_the_same_file_wins(place: Place) -> None:
     done = place.undo(place.owed(failed, good))
     assert done.result == ""
     assert "superseded" in done.message
+    (finding,) = done.findings
+    assert (finding.code, finding.is_error) == ("revert-superseded", False)
+    assert "was changed since" in finding.message
     assert place.main() == newer
 
 

@@ -42,6 +42,15 @@ def test_what_is_owed_to_git_is_the_processes_choice_and_traffic_goes_back_alway
     assert (world.head.undo.mode if world.head.undo else None) == owed
 
 
+def test_a_commit_that_asks_for_the_same_with_another_process_is_taken_back_with_what_failed() -> None:
+    world = mirroring()
+    newer = replace(GREEN_TOO, commit="a3".ljust(40, "0"), process=replace(FAST, soak_s=1.0))
+    world.commit(newer).operate("abort").run()
+    assert world.head.undo
+    assert world.head.undo.failed == newer
+    assert world.head.undo.op_key.startswith("ro-fraud-a2")
+
+
 def test_a_workflow_that_ended_early_is_not_the_commits_fault() -> None:
     world = mirroring()
     draft = world.draft()

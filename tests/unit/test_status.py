@@ -9,12 +9,13 @@ from headgate.control import EndpointStatus
 from headgate.evidence import Result, Verdict
 from headgate.findings import Finding, Place
 from headgate.rollout import Head
-from headgate.testing import World, deployment, target
+from headgate.testing import FAST, World, deployment, target
 from headgate.workload import ReplicaState
 from headgate_controllers.status import agrees_with_git, endpoint_status, held
 
 BLUE, GREEN = deployment("blue"), deployment("green")
 B, G = BLUE.revision, GREEN.revision
+GREEN_TOO = target("a2", [BLUE, GREEN], {"green": 100})
 
 
 def serving() -> World:
@@ -22,7 +23,7 @@ def serving() -> World:
 
 
 def mirroring() -> World:
-    return serving().commit(target("a2", [BLUE, GREEN], {"green": 100}))
+    return serving().commit(GREEN_TOO)
 
 
 def read(world: World, head: Head | None = None, observed: Mapping[str, int] | None = None) -> EndpointStatus:
@@ -77,6 +78,19 @@ def test_a_step_progresses_and_a_pause_is_said() -> None:
     paused = read(world.operate("pause"))
     assert paused.rollout
     assert (paused.state, paused.rollout.state) == ("Paused", "paused")
+
+
+def test_a_rollout_yml_that_comes_while_a_rollout_runs_is_said_to_count_later() -> None:
+    world = mirroring()
+    first = world.head.rollout
+    asked = target("a3", [BLUE, GREEN], {"green": 100}, process=replace(FAST, soak_s=1.0))
+    status = read(world.commit(asked))
+    assert (world.head.rollout, status.sync, status.commit) == (first, "OutOfSync", asked.commit)
+    (finding,) = status.findings
+    assert (finding.code, finding.is_error) == ("process-later", False)
+    assert finding.message == f"rollout.yml of {asked.commit[:10]} counts from the next rollout on"
+    assert "process.later" in [event.kind for event in world.events]
+    assert read(mirroring().commit(replace(GREEN_TOO, commit="a3".ljust(40, "0")))).findings == ()
 
 
 def test_a_failure_is_rolled_back_and_names_its_revert() -> None:
