@@ -1,5 +1,5 @@
 """`python -m headgate_console`: the command line where no script is on the path."""
 
-from headgate_console.main import main
+from headgate_console.start import headgate
 
-main()
+headgate()

@@ -60,6 +60,11 @@ def status(
         return code
     found = control.endpoint(endpoint)
     show_endpoint(found, output)
+    return standing(found)
+
+
+def standing(found: EndpointStatus) -> Exit:
+    """4 where callers or git are not as asked: degraded, or rolled back. A commit that was refused changes neither."""
     return Exit.DEGRADED if found.state in ("Degraded", "RolledBack") else Exit.OK
 
 
@@ -68,7 +73,7 @@ def show_system(control: Control, output: str) -> Exit:
     names = [f"endpoint/{e.name}" for e in found.endpoints]
     people = lambda: views.system(found, time.time(), wide=output == "wide")  # noqa: E731
     options.emit(document("SystemStatus", found), output, people, names)
-    return Exit.OK
+    return max((standing(one) for one in found.endpoints), default=Exit.OK)
 
 
 def show_endpoint(found: EndpointStatus, output: str) -> None:

@@ -18,7 +18,7 @@ import click
 
 from headgate.findings import Finding, FindingsError, HeadgateError, Place
 from headgate.version import __version__
-from headgate_console import options
+from headgate_console import options, start
 from headgate_console.exits import NOT_FOUND_CODES, Exit
 from headgate_console.print import wants_colour
 
@@ -137,6 +137,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an icon must not end a command on an old terminal
+    start.heard()
     sys.exit(run(sys.argv[1:]))
 
 

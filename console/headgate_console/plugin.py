@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -23,11 +24,19 @@ FORWARDED = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) -> ")
 OURS = ("-n", "--namespace", "--context", "--kubeconfig")  # told to kubectl; each with a value
 CALLS = ("invoke",)  # verbs that call an endpoint as well
 HERE = ("doctor",)  # verbs that read the cluster themselves
+AGAIN_S = 0.5  # between a forward that ended and the next
+END_S = 2.0  # for the last of what it prints
 USAGE = "kubectl headgate [-n NAMESPACE] [--context NAME] [--kubeconfig FILE] COMMAND …: see `headgate --help`"
 
 
 def main() -> None:
-    sys.exit(run(sys.argv[1:]))
+    from headgate_console import start
+
+    start.heard()
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -91,23 +100,62 @@ def token(kubectl: Sequence[str]) -> str:
 @contextmanager
 def forward(kubectl: Sequence[str], service: str, port: str) -> Iterator[str]:
     """A URL on this machine that leads to a Service, as long as the context lasts. Raises FindingsError."""
-    command = ["kubectl", *kubectl, "port-forward", "--address", "127.0.0.1", service, f":{port}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    way = Forward([*kubectl], service, port)
     try:
-        assert process.stdout is not None
+        yield f"http://127.0.0.1:{way.local}"
+    finally:
+        way.close()
+
+
+class Forward:
+    """A port-forward that is made again, on the same local port, when it ends: it leads to one pod, and a watch goes on
+    when another takes its place. What it prints is read all the while; with a full pipe it would pass nothing on."""
+
+    def __init__(self, kubectl: list[str], service: str, port: str) -> None:
+        """Raises FindingsError: there is no way to the service now."""
+        self._command = ["kubectl", *kubectl, "port-forward", "--address", "127.0.0.1", service]
+        self._port = port
+        self._closing = threading.Event()
+        self._turn = threading.Lock()  # one start or one end at a time
+        self.local = ""
         said = []
-        for line in process.stdout:
+        self._process = self._start()
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
             said.append(line.strip())
             if found := FORWARDED.match(line):
+                self.local = found[1]
                 break
         else:
+            self._process.stdout.close()
+            self._process.wait()
             raise _cannot(f"no way to {service}", " ".join(said) or "kubectl port-forward ended")
-        yield f"http://127.0.0.1:{found[1]}"
-    finally:
-        process.terminate()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        self._keeper = threading.Thread(target=self._keep, name="port-forward", daemon=True)
+        self._keeper.start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        command = [*self._command, f"{self.local}:{self._port}"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def _keep(self) -> None:
+        while True:
+            process = self._process
+            with process:
+                for _ in process.stdout or ():
+                    continue
+            if self._closing.wait(AGAIN_S):
+                return
+            with self._turn:
+                if self._closing.is_set():
+                    return
+                self._process = self._start()
+
+    def close(self) -> None:
+        with self._turn:
+            self._closing.set()
+            self._process.terminate()
+        self._process.wait()
+        self._keeper.join(END_S)
 
 
 def _cannot(message: str, why: str) -> FindingsError:

@@ -170,7 +170,7 @@ def rollout_rows(rollout: RolloutStatus, now: float) -> list[list[str]]:
         last = index == len(rollout.ops) - 1
         rows.append([(LAST if last else BRANCH) + op.name, "Op", state(op.state), op_age(op, now), op_info(op)])
         stem = BLANK if last else TRUNK
-        rows += [[stem + f"α {v.gate}", "Gate", state(v.result), "", gate_info(v)] for v in op.verdicts]
+        rows += [[stem + f"α {gate_name(v)}", "Gate", state(v.result), "", gate_info(v)] for v in op.verdicts]
     return rows
 
 
@@ -182,6 +182,12 @@ def op_info(op: OpStatus) -> str:
     parts = [f"{op.percent:g} %"] if op.percent else []
     said = own_words(op)
     return " ".join([*parts, said] if said else parts)
+
+
+def gate_name(verdict: Verdict) -> str:
+    """The gate; where one op asks it of several revisions, also whose verdict it is."""
+    revision = str(verdict.parameters.get("revision", ""))
+    return f"{verdict.gate} {revision[:8]}".rstrip()
 
 
 def gate_info(verdict: Verdict) -> str:
@@ -221,7 +227,7 @@ def ladder(shown: RolloutStatus, now: float) -> list[str]:
     for op in shown.ops:
         moved = f"{op.percent:g} %" if op.percent else ""
         rows.append([op.name, state(op.state), moved, op_age(op, now), own_words(op)])
-        rows += [[f"  α {v.gate}", state(v.result), "", "", verdict_line(v)] for v in op.verdicts]
+        rows += [[f"  α {gate_name(v)}", state(v.result), "", "", verdict_line(v)] for v in op.verdicts]
     return table(["OP", "STATUS", "PERCENT", "TIME", "INFO"], rows)
 
 

@@ -27,6 +27,18 @@ def ask(
     Returns:
         The verdict, and the evidence that it is `again` of; None: there was no answer, or it is not kept.
     """
+    verdict, look = _asked(address, deployment, sample, quoted)
+    return _about(deployment.revision, verdict), look
+
+
+def _about(revision: str, verdict: Verdict) -> Verdict:
+    """One op smokes several revisions: each verdict says whose it is."""
+    return replace(verdict, parameters={"revision": revision})
+
+
+def _asked(
+    address: str, deployment: DeploymentTarget, sample: bytes | None, quoted: bool
+) -> tuple[Verdict, Look | None]:
     if sample is None:
         return _unasked(Result.PASS, "started alone and got ready; there is no sample request to ask"), None
     seconds = deployment.run.request_timeout_ms / 1000
@@ -53,7 +65,8 @@ def ask(
 def again(look: Look) -> Verdict:
     """The verdict of an answer that is kept: the same bytes each time."""
     said = look.pairs[0].copy
-    return replace(judge_smoke(said.status, said.media_type, said.body), looks=1, evidence=codec.digest(look))
+    judged = judge_smoke(said.status, said.media_type, said.body)
+    return _about(said.revision, replace(judged, looks=1, evidence=codec.digest(look)))
 
 
 def _unasked(result: Result, explanation: str) -> Verdict:

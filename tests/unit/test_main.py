@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,22 @@ def test_a_quick_verb_imports_nothing_heavy(argv: list[str], tmp_path: Path) -> 
         check=True,
     )
     assert asked.stdout.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.parametrize("program", ["headgate", "kubectl_headgate"])
+def test_ctrl_c_while_modules_are_imported_prints_no_traceback(program: str, tmp_path: Path) -> None:
+    for slow in ("click", "base64"):
+        (tmp_path / f"{slow}.py").write_text("print('importing', flush=True)\nimport sys\nsys.stdin.read()\n")
+    code = f"import headgate_console.start as start, sys; sys.path.insert(0, {str(tmp_path)!r}); start.{program}()"
+    begun = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with begun:
+        assert begun.stdout is not None
+        assert begun.stdout.readline() == "importing\n"
+        begun.send_signal(signal.SIGINT)
+        _, said = begun.communicate()
+    assert (begun.returncode, said) == (-signal.SIGINT, "")
 
 
 def test_a_closed_pipe_ends_quietly() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,12 +59,38 @@ def test_without_kubectl_the_plugin_says_so(
 
 def test_a_forward_gives_its_port_and_ends_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = tmp_path / "ended"
-    script = f"trap 'touch {ended}; exit 0' TERM; echo 'Forwarding from 127.0.0.1:4711 -> 7070'; sleep 60 & wait"
+    script = (
+        f"trap 'touch {ended}; exit 0' TERM; echo 'Forwarding from 127.0.0.1:4711 -> 7070'; sleep 60 >/dev/null & wait"
+    )
     fake_kubectl(tmp_path, script, monkeypatch)
     with plugin.forward([], "svc/headgate-controller", "7070") as url:
         assert url == "http://127.0.0.1:4711"
         assert not ended.exists()
     assert ended.exists()
+
+
+def test_a_forward_that_ends_is_made_again_on_the_same_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "AGAIN_S", 0.01)
+    asked = tmp_path / "asked"
+    says = 'echo "Forwarding from 127.0.0.1:4711 -> 7070"'
+    fake_kubectl(tmp_path, f'echo "$5" >> {asked}; {says}; test $(wc -l < {asked}) -lt 3 || exec sleep 60', monkeypatch)
+    with plugin.forward([], "svc/headgate-controller", "7070"):
+        until(lambda: asked.read_text().split() == [":7070", "4711:7070", "4711:7070"])
+
+
+def test_a_forward_may_say_more_than_a_pipe_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = tmp_path / "said"
+    says = 'echo "Forwarding from 127.0.0.1:4711 -> 7070"; head -c 300000 /dev/zero'
+    fake_kubectl(tmp_path, f"{says}; touch {said}; exec sleep 60", monkeypatch)
+    with plugin.forward([], "svc/headgate-controller", "7070"):
+        until(said.exists)
+
+
+def until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20.0
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
 
 
 def test_a_forward_that_is_refused_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,7 @@ def test_an_answer_is_kept_and_gives_the_same_verdict_again(
     assert verdict.result is result
     assert look is not None
     assert len(verdict.evidence) == 64
+    assert verdict.parameters == {"revision": GREEN.revision}
     stored = decode(Look, canonical(look))
     assert canonical(smoke.again(stored)) == canonical(verdict)
 
