@@ -22,7 +22,8 @@ from headgate.findings import Finding, FindingsError, Place
 log = logging.getLogger("headgate.router")
 
 LOOK_S = 2.0  # how often the files are looked at
-FIRST_BYTE_S = 10.0  # for a connection to begin its handshake, and to end it
+FIRST_BYTE_S = 10.0  # for a connection to begin its handshake
+HANDSHAKE_S = 30.0  # to end it: on a machine that is short of CPU both sides are slow
 MOST_GREETED = 1024  # handshakes at once; more connections wait in the backlog
 _HANDSHAKE = 0x16  # the first byte of a TLS record that greets
 _LINGER_S = 1.0
@@ -55,12 +56,13 @@ class Certificate:
         if stamp == self._seen:
             return False
         self._seen = stamp
+        fresh = _context()  # not the one in use: files swapped while they are read would leave it half done
         try:
-            _context().load_cert_chain(self._chain, self._key)  # a trial: one that fails may leave a context half done
-            self.context.load_cert_chain(self._chain, self._key)
+            fresh.load_cert_chain(self._chain, self._key)
         except (OSError, ssl.SSLError) as error:
             log.error("%s; the last certificate serves on", _unusable(self._chain, self._key, error).message)
             return False
+        self.context = fresh
         self.renewed += 1
         log.info("the certificate in %s is taken up", self._chain)
         return True
@@ -154,13 +156,12 @@ class Entrance:
         with suppress(OSError):  # a socket that is not TCP
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            async with asyncio.timeout(FIRST_BYTE_S):
-                first = await _peeked(connection)
-                if first == _HANDSHAKE:
-                    await asyncio.get_running_loop().connect_accepted_socket(
-                        self._protocol, connection, ssl=self._certificate.context, ssl_handshake_timeout=FIRST_BYTE_S
-                    )
-                    return
+            first = await _peeked(connection)
+            if first == _HANDSHAKE:
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    self._protocol, connection, ssl=self._certificate.context, ssl_handshake_timeout=HANDSHAKE_S
+                )
+                return
         except (OSError, TimeoutError, ssl.SSLError) as error:
             self.refused += 1
             log.debug("a handshake failed: %s", type(error).__name__)
@@ -173,7 +174,10 @@ class Entrance:
 
 
 async def _peeked(connection: socket.socket) -> int | None:
-    """The first byte, left where it is; None: the caller left."""
+    """The first byte, left where it is; None: the caller left. Raises BlockingIOError: it did not come in time.
+
+    Looked for once more when the time is over: a loop that was held up finds time and byte at once.
+    """
     loop = asyncio.get_running_loop()
     readable: asyncio.Future[None] = loop.create_future()
 
@@ -184,7 +188,7 @@ async def _peeked(connection: socket.socket) -> int | None:
 
     loop.add_reader(connection, ready)
     try:
-        await readable
+        await asyncio.wait([readable], timeout=FIRST_BYTE_S)
     finally:
         loop.remove_reader(connection)
     first = connection.recv(1, socket.MSG_PEEK)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -206,6 +208,7 @@ def test_files_that_cannot_be_used_are_not_taken_up(tmp_path: Path, caplog: pyte
 
 def test_who_never_greets_is_sent_away_and_others_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls, "FIRST_BYTE_S", 0.2)
+    monkeypatch.setattr(tls, "HANDSHAKE_S", 0.2)
 
     async def scenario() -> None:
         files = certificates.write(tmp_path)
@@ -220,6 +223,31 @@ def test_who_never_greets_is_sent_away_and_others_are_served(tmp_path: Path, mon
                     assert await left.read() == b""
             for one in (writer, silent_writer, half_writer):
                 await close(one)
+
+    run(scenario())
+
+
+def test_a_worker_that_is_held_up_for_longer_than_a_caller_may_wait_greets_it_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "FIRST_BYTE_S", 0.01)
+
+    async def hold_up() -> None:
+        while True:
+            time.sleep(0.05)  # the loop does nothing else meanwhile
+            await asyncio.sleep(0)
+
+    def greeted(port: int, files: certificates.Files) -> str | None:
+        plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+        with files.trusting().wrap_socket(plain, server_hostname="localhost") as made:
+            return made.version()
+
+    async def scenario() -> None:
+        files = certificates.write(tmp_path)
+        async with router(tmp_path, files) as system:
+            slow = asyncio.create_task(hold_up())
+            assert await asyncio.to_thread(greeted, system.port, files)
+            slow.cancel()
 
     run(scenario())
 
