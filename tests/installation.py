@@ -275,8 +275,8 @@ class Installation:
 
     # --- callers --------------------------------------------------------------------------------------------------
 
-    def key(self) -> str:
-        found = self.headgate("keys", "show", "greet", "-o", "json")
+    def key(self, endpoint: str = "greet") -> str:
+        found = self.headgate("keys", "show", endpoint, "-o", "json")
         return str(json.loads(found.stdout)["primary"]) if found.returncode == 0 else ""
 
     def token(self) -> str:
@@ -321,17 +321,21 @@ CALLER = """
 import collections, http.client, json, os, pathlib, signal, time
 seen, again, failures, going = collections.Counter(), 0, [], [True]
 signal.signal(signal.SIGTERM, lambda *_: going.clear())
-headers = {"Content-Type": "application/json", "Authorization": "Bearer " + os.environ["KEY"]}
-connection, used, tries = None, 0, 0
+doors = list(json.loads(os.environ["KEYS"]).items())
+connection, used, tries, calls = None, 0, 0, 0
 while going:
+    name, key = doors[calls % len(doors)]
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer " + key}
     try:
         if connection is None or used >= 20:
             connection, used = http.client.HTTPConnection(os.environ["ROUTER"], timeout=10), 0
-        connection.request("POST", "/endpoints/greet/score", b'{"name": "ada"}', headers)
+        connection.request("POST", f"/endpoints/{name}/score", b'{"name": "ada"}', headers)
         answer = connection.getresponse()
-        answer.read()
+        said = answer.read()
         seen[answer.status] += 1
-        used, tries = used + 1, 0
+        if answer.status != 200:
+            failures = [*failures, f"{time.time():.1f} {name} {answer.status} {said[:200]}"][:10]
+        used, tries, calls = used + 1, 0, calls + 1
         if answer.will_close:
             connection = None
     except (OSError, http.client.HTTPException) as error:
@@ -343,9 +347,9 @@ while going:
                 again += 1
                 time.sleep(0.05 * tries)
             continue
-        failures = [*failures, repr(error)[:200]][:10]
+        failures = [*failures, f"{time.time():.1f} {name} {error!r:.200}"][:10]
         seen[0] += 1
-        tries = 0
+        tries, calls = 0, calls + 1
     time.sleep(0.02)
 told = json.dumps({"seen": seen, "again": again, "failures": failures})
 pathlib.Path("/dev/termination-log").write_text(told)
@@ -353,11 +357,11 @@ pathlib.Path("/dev/termination-log").write_text(told)
 
 
 class Recorder:
-    """A caller in a pod of its own."""
+    """A caller in a pod of its own, who calls `greet`, or those of whom keys are given in turn."""
 
-    def __init__(self, world: Installation, key: str) -> None:
+    def __init__(self, world: Installation, key: str | Mapping[str, str]) -> None:
         self._world = world
-        self._key = key
+        self._keys = {"greet": key} if isinstance(key, str) else dict(key)
         self._name = f"caller-{uuid.uuid4().hex[:6]}"
         self.again = 0  # connections that had to be made anew for the same request
 
@@ -367,7 +371,7 @@ class Recorder:
             "image": self._world.images["controller"]["image"],
             "command": ["python", "-c", CALLER],
             "env": [
-                {"name": "KEY", "value": self._key},
+                {"name": "KEYS", "value": json.dumps(self._keys)},
                 {"name": "ROUTER", "value": f"headgate-router.{self._world.namespace}"},
             ],
         }

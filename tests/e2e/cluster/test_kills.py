@@ -21,6 +21,8 @@ from world import PATIENCE_S, World, ready, start
 
 PHASES = ("build", "smoke", "deploy", "mirror", "step", "finalize")
 VICTIMS = ("controller", "router", "kubelet", "op")
+OP = "headgate.dev/op"  # of an op's pod: the op it is
+NOBODY = "-"
 DOWN_S = 4.0  # of a kubelet: whoever watches over it starts it again
 
 pytestmark = pytest.mark.skipif(
@@ -70,17 +72,23 @@ def kill_kubelet(world: World) -> Callable[[], bool]:
     return back
 
 
-def kill_op(world: World) -> Callable[[], bool] | None:
-    """The newest that runs. None: none does, or it has just ended."""
-    running = [pod for pod in world.pods("op") if pod["status"]["phase"] == "Running"]
-    if not running:
-        return None
-    victim = max(running, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-    if not world.machine.kill_container(victim):
+def kill_op(world: World, phase: str) -> Callable[[], bool] | None:
+    """The pod of the phase's op. None: the phase has no op, or its op ended before its pod was seen to run."""
+
+    def killed() -> str:
+        """Its pod's name; NOBODY: there is none left to kill; empty: it does not run yet."""
+        asks = [pod for pod in world.pods("op") if pod["metadata"]["annotations"][OP].partition("-")[0] == phase]
+        newest = max(asks, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+        if newest is not None and newest["status"]["phase"] == "Pending":
+            return ""
+        runs = newest is not None and newest["status"]["phase"] == "Running"
+        return str(newest["metadata"]["name"]) if runs and world.machine.kill_container(newest) else NOBODY
+
+    name = within(PATIENCE_S, killed, f"the pod of {phase} runs")
+    if name == NOBODY:
         return None
     return lambda: all(
-        pod["metadata"]["name"] != victim["metadata"]["name"] or pod["status"]["phase"] != "Running"
-        for pod in world.pods("op")
+        pod["metadata"]["name"] != name or pod["status"]["phase"] != "Running" for pod in world.pods("op")
     )
 
 
@@ -90,7 +98,7 @@ def strike(world: World, victim: str, phase: str) -> None:
     if victim == "kubelet":
         back: Callable[[], bool] | None = kill_kubelet(world)
     elif victim == "op":
-        back = kill_op(world)
+        back = kill_op(world, phase)
     else:
         back = kill_container(world, victim)
     if back is None:
