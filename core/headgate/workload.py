@@ -14,6 +14,8 @@ REPLICA = (
     "HEADGATE_REPLICA"  # the replica's folder: logs, and the file `address` that the server writes once it listens
 )
 ADDRESS = "HEADGATE_ADDRESS"  # HOST:PORT to listen on; port 0 is any free one
+TLS = "HEADGATE_TLS"  # folder with tls.crt, tls.key and ca.crt: ADDRESS is for clients of that authority alone
+HEALTH = "HEADGATE_HEALTH"  # with TLS, HOST:PORT: `/` and READY_PATH in plain HTTP, and nothing else, for probes
 CPUS = "HEADGATE_CPUS"  # cores this replica may use; absent: all
 CPU_SET = "HEADGATE_CPU_SET"  # numbers of the cores to stay on, with commas; absent: any
 # Where things are in an image of ours; builders put them there, servers start them.

@@ -29,7 +29,8 @@ import uvicorn
 
 from headgate.findings import Finding, FindingsError, Place
 from headgate.ports import Resolver
-from headgate_kit import listen
+from headgate_kit import identity, listen
+from headgate_kit.identity import Identity
 from headgate_kit.layout import DataFolder
 from headgate_router import app
 from headgate_router.access_log import AccessLog
@@ -45,6 +46,7 @@ from headgate_router.mirror import Mirrors
 from headgate_router.request import MAX_BODY, Desk, suffix
 from headgate_router.routes import Routes
 from headgate_router.tls import Certificate, Entrance
+from headgate_router.trust import Trust
 from headgate_router.tunnels import Limits
 
 log = logging.getLogger("headgate.router")
@@ -73,6 +75,7 @@ class Settings:
     connections: int = CONNECTIONS  # of callers
     client_connections: int = CONNECTIONS // 2  # of one client address
     certificate: Certificate | None = None  # None: plain HTTP
+    models: Identity | None = None  # shown to models that ask for it; None: those are not reached
     tunnels: Limits = Limits()
     access_log: str = ""  # a file, or `-`: standard output; empty: none
     access_log_share: float = 1.0  # of the requests
@@ -89,7 +92,7 @@ class Worker:
         self.settings = settings
         known = settings.data.tables / f"{settings.worker}.addresses.json"
         keys = settings.data.tables / f"{settings.worker}.issuers.json"
-        self.routes = Routes(draws, resolvers, known, keys)
+        self.routes = Routes(draws, resolvers, known, keys, Trust(settings.models))
         self.book = Book(time.monotonic())
         self.mirrors = Mirrors(self.book)
         self.side = Side(settings.worker, settings.envoy, self.routes, self.book) if settings.envoy else None
@@ -126,6 +129,10 @@ class Worker:
         yield "access_log_dropped", "Lines of the access log that were not written", dropped
         yield "handshakes_failed", "Connections that did not begin, or end, a handshake", self._server.unknown
         yield "certificates_renewed", "Certificates taken up", renewed
+        trust = self.routes.trust
+        taken_up = trust.identity.renewed if trust.identity else 0
+        yield "upstream_tls_failed", "Handshakes with models that came to nothing", trust.failed
+        yield "upstream_tls_renewed", "Certificates for models taken up", taken_up
         if self.side:
             yield from self.side.figures()
 
@@ -176,6 +183,8 @@ class Worker:
         ]
         if self.settings.certificate is not None:
             tasks.append(loop.create_task(self.settings.certificate.keep()))
+        if self.settings.models is not None:
+            tasks.append(loop.create_task(self.settings.models.keep()))
         gc.collect()
         gc.freeze()  # what lives for ever is not looked at again: shorter pauses
         offered = None
@@ -287,6 +296,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tls-cert", type=Path, help="certificate chain, PEM; with --tls-key")
     parser.add_argument("--tls-key", type=Path, help="its key, PEM, without a password")
     parser.add_argument(
+        "--models-tls", type=Path, metavar="DIR", help="tls.crt, tls.key and ca.crt for models that ask for mutual TLS"
+    )
+    parser.add_argument(
         "--insecure",
         action="store_true",
         default=os.environ.get("HEADGATE_INSECURE", "") == "true",
@@ -335,6 +347,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         check_control(arguments.control)
         certificate = certificate_of(arguments)
+        models = Identity(arguments.models_tls, identity.client) if arguments.models_tls else None
         data.prepare()
         sock = _listening(arguments)
         asked = side_of(arguments, sock) if arguments.dataplane == ENVOY else None
@@ -353,6 +366,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             control=arguments.control,
             token_file=arguments.token_file,
             certificate=None if asked else certificate,
+            models=models,
             envoy=asked,
             access_log=arguments.access_log,
             access_log_share=arguments.access_log_share,

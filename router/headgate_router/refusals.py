@@ -41,6 +41,7 @@ HEAD_TOO_LARGE = Refusal(431, "head-too-large", "more than 64 KiB of head")
 BROKEN = Refusal(502, "broken", "the model ended the connection before it answered; it may have run the request")
 CROWDED = Refusal(503, "crowded", "too many connections", SOON)
 NOT_READY = Refusal(503, "not-ready", "no replica of the chosen revision took the request", SOON)
+UPSTREAM_TLS = Refusal(503, "upstream-tls", "this router and the replicas do not trust each other's certificates", SOON)
 VERSION = Refusal(505, "http-version", "HTTP/1.1 and HTTP/1.0 are spoken here")
 
 EVERY = (
@@ -59,6 +60,7 @@ EVERY = (
     BROKEN,
     CROWDED,
     NOT_READY,
+    UPSTREAM_TLS,
     VERSION,
 )
 CLIENT_GONE = 499  # never sent: the status a request is counted under whose caller left

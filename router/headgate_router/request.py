@@ -18,7 +18,7 @@ from headgate_router.access_log import AccessLog, Line
 from headgate_router.choose import Unroutable, sticky_point
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.client import Connection, Listener
-from headgate_router.dataplanes.builtin.failures import Abandoned, TimedOut, Unreachable, UpstreamError
+from headgate_router.dataplanes.builtin.failures import Abandoned, TimedOut, Unreachable, Untrusted, UpstreamError
 from headgate_router.mirror import Copy, Mirrors, Seen
 from headgate_router.refusals import CLIENT_GONE, Refusal
 from headgate_router.routes import LiveMirror, LiveRevision, LiveRoute, Routes
@@ -264,6 +264,8 @@ class Request(Listener):
         if isinstance(error, TimedOut):
             self.whole_ms = self.elapsed()
             return self.refused_by(refusals.TIMED_OUT)
+        if isinstance(error, Untrusted):
+            return self.refused_by(refusals.UPSTREAM_TLS)
         return self.refused_by(refusals.NOT_READY if isinstance(error, NoReplica | Unreachable) else refusals.BROKEN)
 
     def refused_by(self, refusal: Refusal) -> Refusal:

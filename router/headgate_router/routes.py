@@ -21,6 +21,7 @@ from headgate_router.choose import Chooser
 from headgate_router.limits import InFlight
 from headgate_router.oidc import Issuers
 from headgate_router.redact import Path, path
+from headgate_router.trust import Trust
 from headgate_router.upstream import Replica, Replicas
 
 EVERYTHING: Path = ()
@@ -84,8 +85,13 @@ class Routes:
         resolvers: Mapping[str, Resolver] | None = None,
         addresses: pathlib.Path | None = None,
         keys: pathlib.Path | None = None,
+        trust: Trust | None = None,
     ) -> None:
-        """`resolvers` and `addresses`, a file: see `Addresses`; `keys`, a file: see `Issuers`."""
+        """`resolvers` and `addresses`, a file: see `Addresses`; `keys`, a file: see `Issuers`.
+
+        `trust`: for replicas that ask for TLS; None: they are not reached.
+        """
+        self.trust = trust or Trust()
         self._random = random
         self.addresses = Addresses(self._moved, resolvers, addresses)
         self.issuers = Issuers(keys)
@@ -138,8 +144,8 @@ class Routes:
         ]
         return LiveRevision(
             route=revision,
-            replicas=Replicas(_kept(self._replicas, addresses), self._random),
-            copies=Replicas(_kept(self._copies, addresses), self._random),
+            replicas=Replicas(_kept(self._replicas, addresses, self.trust), self._random),
+            copies=Replicas(_kept(self._copies, addresses, self.trust), self._random),
             in_flight=in_flight,
             fields=fields,
             lines=headers.lines(fields),
@@ -172,8 +178,8 @@ class Routes:
             for revision in live.revisions.values():
                 if revision.route.service == service:
                     addresses = self.addresses.of(revision.route)
-                    revision.replicas.every = _kept(self._replicas, addresses)
-                    revision.copies.every = _kept(self._copies, addresses)
+                    revision.replicas.every = _kept(self._replicas, addresses, self.trust)
+                    revision.copies.every = _kept(self._copies, addresses, self.trust)
         self._retire()
         self.changed()
 
@@ -197,8 +203,8 @@ def _same(new: EndpointRoute | None, old: EndpointRoute) -> bool:
     return new is old or new == old
 
 
-def _kept(pool: dict[str, Replica], addresses: Iterable[str]) -> list[Replica]:
+def _kept(pool: dict[str, Replica], addresses: Iterable[str], trust: Trust) -> list[Replica]:
     for address in addresses:
         if address not in pool:
-            pool[address] = Replica(address)
+            pool[address] = Replica(address, trust)
     return [pool[address] for address in addresses]

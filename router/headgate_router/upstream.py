@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from random import Random
 from urllib.parse import urlsplit
 
-from headgate_router.dataplanes.builtin.client import C, Connection, connect
-from headgate_router.dataplanes.builtin.failures import Broken, TimedOut, Unreachable, UpstreamError
+from headgate_kit import identity
+from headgate_router.dataplanes.builtin.client import C, Connection, connect, meet
+from headgate_router.dataplanes.builtin.failures import Broken, TimedOut, Unreachable, Untrusted, UpstreamError
+from headgate_router.trust import Trust
 
 CONNECT_TIMEOUT_S = 2.0
 REST_S = 0.5  # a replica that refused is left alone for so long, twice as long each further time
@@ -53,13 +55,28 @@ class Message:
 class Replica:
     """One address and its pooled connections."""
 
-    __slots__ = ("_failures", "_idle", "_rests_until", "address", "host", "in_flight", "name", "port", "retired")
+    __slots__ = (
+        "_failures",
+        "_idle",
+        "_rests_until",
+        "_secure",
+        "_trust",
+        "address",
+        "host",
+        "in_flight",
+        "name",
+        "port",
+        "retired",
+    )
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, trust: Trust | None = None) -> None:
+        """`trust`: for addresses that begin with https."""
         parts = urlsplit(address)
+        self._secure = parts.scheme == "https"
+        self._trust = trust or Trust()
         self.address = address
         self.host = parts.hostname or ""
-        self.port = parts.port or 80
+        self.port = parts.port or (443 if self._secure else 80)
         self.name = parts.netloc.rpartition("@")[2].encode("ascii", "replace")
         self.in_flight = 0
         self.retired = False  # no longer in the table: connections are closed when their answer ends
@@ -96,7 +113,14 @@ class Replica:
 
     async def connect(self, made: Callable[[asyncio.AbstractEventLoop], C], timeout_s: float) -> C:
         """A new connection, of that kind. Raises Unreachable."""
-        return await connect(self.host, self.port, min(CONNECT_TIMEOUT_S, max(timeout_s, 0.001)), made)
+        within_s = min(CONNECT_TIMEOUT_S, max(timeout_s, 0.001))
+        if not self._secure:
+            return await connect(self.host, self.port, within_s, made)
+        try:
+            return await meet(self.host, self.port, within_s, made, self._trust.context(), identity.NAME)
+        except Untrusted as error:
+            self._trust.note(self.address, str(error))
+            raise
 
     async def warm(self, timeout_s: float) -> None:
         """Makes sure that somebody listens, and that a connection is pooled. Raises Unreachable."""

@@ -63,6 +63,13 @@ class Inference:
         else:
             await whole(send, 404, [*JSON, *ids], message("no such route"))
 
+    async def health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Liveness and readiness, and nothing else: for a port that anybody may reach."""
+        if scope["path"] in ("/", READY_PATH):
+            await self(scope, receive, send)
+        else:
+            await whole(send, 404, JSON, message("only health is told here"))
+
     async def _readiness(self, send: Send, ids: Pairs) -> None:
         if self._crew.ready:
             return await whole(send, 200, [*TEXT, *ids], b"Ready")

@@ -53,6 +53,21 @@ def test_who_is_asked_beside_a_ready_replica(conditions: dict[str, bool | None],
     assert "http://10.0.0.9:8080" in found
 
 
+@pytest.mark.parametrize(
+    ("said", "scheme"),
+    [
+        pytest.param({}, "http", id="nothing said"),
+        pytest.param({"appProtocol": "https"}, "https", id="https"),
+        pytest.param({"appProtocol": "kubernetes.io/h2c"}, "http", id="another protocol"),
+        pytest.param({"appProtocol": None}, "http", id="null"),
+    ],
+)
+@pytest.mark.parametrize("port", ["8080", "http", "80"])
+def test_the_port_says_whether_its_replicas_speak_tls(said: dict[str, Any], scheme: str, port: str) -> None:
+    here = one(place("10.0.0.1"), ports=[{"name": "http", "port": 8080, **said}])
+    assert addresses([here], port) == (f"{scheme}://10.0.0.1:8080",)
+
+
 def test_when_none_is_ready_those_that_serve_while_they_end_are_asked() -> None:
     ending = place("10.0.0.1", ready=False, serving=True, terminating=True)
     dead = place("10.0.0.2", ready=False, serving=False, terminating=True)

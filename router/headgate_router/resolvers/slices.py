@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SERVICE_LABEL = "kubernetes.io/service-name"
+SECURE = "https"  # a port's appProtocol
 _SERVICE = re.compile(r"k8s:(?P<namespace>[a-z0-9-]{1,63})/(?P<name>[a-z0-9.-]{1,253}):(?P<port>[a-z0-9-]{1,63})\Z")
 
 Slice = Mapping[str, Any]
@@ -43,7 +44,7 @@ class _Place:
 
 
 def addresses(slices: Iterable[Slice], port: str, zone: str = "") -> tuple[str, ...]:
-    """The addresses to ask, `http://IP:PORT`.
+    """The addresses to ask, `http://IP:PORT`; `https://` where the port's `appProtocol` is `https`.
 
     Args:
         slices: of one service.
@@ -95,33 +96,33 @@ def _places(one: Slice, port: str) -> Iterator[_Place]:
 
 
 def _replicas(one: Slice, port: str) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Every endpoint with its address, `http://IP:PORT`, whatever its conditions are."""
-    number = _port(_list(one, "ports"), port)
-    if number is None:
+    """Every endpoint with its address, whatever its conditions are."""
+    found = _port(_list(one, "ports"), port)
+    if found is None:
         return
+    number, scheme = found
     for endpoint in _list(one, "endpoints"):
         for ip in _list(endpoint, "addresses")[:1]:  # the API: consumers use the first
             host = f"[{ip}]" if _family(one) == "IPv6" else ip
-            yield endpoint, f"http://{host}:{number}"
+            yield endpoint, f"{scheme}://{host}:{number}"
 
 
 def _family(one: Slice) -> str:
     return str(one.get("addressType", "IPv4"))
 
 
-def _port(ports: Sequence[Mapping[str, Any]], wanted: str) -> int | None:
-    """By name, else by number, else the only one: a Service's port need not be its target's."""
-    known = {str(port.get("name") or ""): port.get("port") for port in ports}
-    numbers = [number for number in known.values() if isinstance(number, int)]
+def _port(ports: Sequence[Mapping[str, Any]], wanted: str) -> tuple[int, str] | None:
+    """Its number and the scheme to speak there: by name, else by number, else the only one: a Service's port need not
+    be its target's.
+    """
+    known = {str(port.get("name") or ""): port for port in ports if isinstance(port.get("port"), int)}
     named = known.get(wanted)
-    if isinstance(named, int):
-        return named
-    if wanted.isdigit() and int(wanted) in numbers:
-        return int(wanted)
-    if len(numbers) == 1:
-        return numbers[0]
+    numbered = [port for port in known.values() if str(port["port"]) == wanted]
+    only = list(known.values()) if len(known) == 1 else []
+    for port in ([named] if named else []) + numbered + only:
+        return port["port"], "https" if port.get("appProtocol") == SECURE else "http"
     # A headless service without ports lists none: its replicas answer where they were said to.
-    return int(wanted) if wanted.isdigit() and not ports else None
+    return (int(wanted), "http") if wanted.isdigit() and not ports else None
 
 
 def _near(places: Sequence[_Place], zone: str) -> Sequence[_Place]:

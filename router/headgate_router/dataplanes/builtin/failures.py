@@ -11,6 +11,10 @@ class Unreachable(UpstreamError):
     """No connection: nothing was sent."""
 
 
+class Untrusted(Unreachable):
+    """TLS came to nothing: one of the two does not trust the other. No request was sent."""
+
+
 class Broken(UpstreamError):
     """The connection ended, or spoke something else than HTTP, before the answer was whole."""
 

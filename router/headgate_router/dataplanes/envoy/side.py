@@ -151,6 +151,7 @@ def side_of(arguments: argparse.Namespace, sock: socket.socket) -> Asked:
     """From the command line. Raises FindingsError: Envoy is not here, or cannot do it."""
     for given, option, instead in (
         (arguments.fd is not None, "--fd", "give --host and --port: Envoy opens the socket itself"),
+        (arguments.models_tls is not None, "--models-tls", "use `--dataplane builtin`, or a mesh: docs/envoy.md"),
         (bool(arguments.access_log), "--access-log", "leave it out; what callers got is counted all the same"),
     ):
         if given:

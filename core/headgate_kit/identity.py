@@ -1,0 +1,121 @@
+"""Mutual TLS between routers and models: a folder with `tls.crt`, `tls.key` and `ca.crt`, as a mounted Secret has them.
+
+Each side shows a certificate of that authority and asks the other one for its own: a router for one in the name
+`models.headgate`, because replicas are dialled by address; a model for any whose use may be that of a client. TLS 1.3
+alone, and no session is resumed, so that a certificate no longer trusted opens nothing. Files that changed count from
+the next handshake on; open connections go on. Refuses to make certificates, and files that do not load: the last good
+ones serve on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from headgate.findings import Finding, FindingsError, Place
+
+log = logging.getLogger("headgate.tls")
+
+NAME = "models.headgate"  # what every model's certificate is for
+CHAIN, KEY, AUTHORITY = "tls.crt", "tls.key", "ca.crt"
+LOOK_S = 2.0  # how often the files are looked at
+
+Make = Callable[[Path], ssl.SSLContext]
+
+
+def client(folder: Path) -> ssl.SSLContext:
+    """To dial models with: `server_hostname` is NAME. Raises FindingsError: the files cannot be used."""
+    return _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), folder)
+
+
+def server(folder: Path) -> ssl.SSLContext:
+    """To answer routers with. Raises FindingsError: the files cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.num_tickets = 0
+    return _loaded(context, folder)
+
+
+def _loaded(context: ssl.SSLContext, folder: Path) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    file = folder / CHAIN
+    try:
+        context.load_cert_chain(file, folder / KEY, password="")  # of a locked key the terminal would be asked
+        file = folder / AUTHORITY
+        context.load_verify_locations(file)
+    except (OSError, ValueError) as error:
+        raise FindingsError(_unusable(folder, file, error)) from error
+    return context
+
+
+def _unusable(folder: Path, file: Path, error: Exception) -> Finding:
+    reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or type(error).__name__
+    lacking = [name for name in (CHAIN, KEY, AUTHORITY) if not (folder / name).is_file()]
+    what = f"has no {', '.join(lacking)}" if lacking else f"has a {file.name} that does not load: {reason}"
+    return Finding(
+        code="models-tls",
+        message=f"{folder} {what}",
+        why="routers and models are to meet by mutual TLS, and neither goes on without it",
+        fix=f"make the Secret with {CHAIN}, {KEY} (PEM, no password) and {AUTHORITY}: docs/cluster.md shows how",
+        place=Place(str(folder)),
+    )
+
+
+class Identity:
+    """The files of one side, followed. Not thread-safe: one event loop.
+
+    Args:
+        make: `client` or `server`.
+    """
+
+    def __init__(self, folder: Path, make: Make) -> None:
+        """Raises FindingsError: the files cannot be used."""
+        self._folder = folder
+        self._make = make
+        self._seen = self._stamp()
+        self.context = make(folder)  # for the next connection
+        self.renewed = 0
+
+    def door(self) -> ssl.SSLContext:
+        """For a listening socket: each handshake goes by the files of its own time."""
+        context = self._make(self._folder)
+        context.sni_callback = self._greet
+        return context
+
+    def _greet(self, opened: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        opened.context = self.context
+
+    def renew(self) -> bool:
+        """Takes the files up if they changed since the last look. False: they did not, or cannot be used."""
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return False
+        self._seen = stamp
+        try:
+            self.context = self._make(self._folder)
+        except FindingsError as error:
+            log.error("%s; the last certificate serves on", error.findings[0].message)
+            return False
+        self.renewed += 1
+        log.info("the certificate in %s is taken up", self._folder)
+        return True
+
+    async def keep(self) -> None:
+        """Looks again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.renew()
+
+    def _stamp(self) -> tuple[object, ...]:
+        """Of what the names point to: mounted secrets are swapped by a link."""
+        found: list[object] = []
+        for name in (CHAIN, KEY, AUTHORITY):
+            with suppress(OSError):
+                stat = os.stat(self._folder / name)
+                found.append((name, stat.st_mtime_ns, stat.st_ino, stat.st_size))
+        return tuple(found)
