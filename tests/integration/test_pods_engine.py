@@ -17,7 +17,11 @@ from headgate.ports import Run
 from headgate.rollout import Head
 from headgate.testing import deployment, target
 from headgate_kit.layout import DataFolder
-from headgate_pipelines import rollout
+from headgate_pipelines import contract, rollout
+from headgate_pipelines.engines.local.attempt import Runs
+from headgate_pipelines.engines.local.operate import Start
+from headgate_pipelines.engines.local.spec import Leaf, Spec
+from headgate_pipelines.engines.pods.attempts import Pods
 from headgate_pipelines.engines.pods.engine import PodsEngine
 from headgate_pipelines.engines.settings import OpSettings
 from kubelet import Kubelet
@@ -146,6 +150,22 @@ def test_a_pod_that_was_made_by_an_engine_that_died_before_it_knew_is_adopted(
     other.submit(runs("first", "pass"))
     assert ended(other, "first").phase == "Succeeded"
     assert len(kubelet.started) == 2
+
+
+def test_a_pod_that_no_watch_has_shown_yet_is_found_when_it_cannot_be_made_again(server: KubeServer) -> None:
+    server.denied.add(("get", "pods"))  # not among its rights
+    argv = (*contract.COMMAND, "smoke")
+    leaf = Leaf("smoke", "smoke", tuple((word,) for word in argv), {}, image=IMAGE)
+    spec, start = Spec("w", leaf), Start(leaf, 0, argv, {}, None)
+    settings = OpSettings(image=IMAGE)
+    Pods(server.cluster(), settings, time.time).of(spec, leaf, 0).start(start, {})
+    later = Pods(server.cluster(), settings, time.time)
+    attempt = later.of(spec, leaf, 0)
+    attempt.start(start, {})
+    later.start(lambda: None)
+    wait_for(lambda: server.watching("pods") == 1)
+    assert (attempt.look(), len(pods(server))) == (Runs(), 1)
+    later.close()
 
 
 def test_a_pod_that_is_lost_is_an_error_and_the_next_attempt_is_another_pod(

@@ -42,7 +42,7 @@ ARGO, HEADGATE = "argoproj.io", "headgate.dev"
 RESOURCES = "resources.enabled=true"
 RIGHTS: tuple[Right, ...] = (
     _controller("", "pods", (*FOLLOW, "patch"), "see replicas become ready and die; say which go first"),
-    _controller("", "pods", ("get", "create", "delete"), "run ops", "engine=pods"),
+    _controller("", "pods", ("create", "delete"), "run ops", "engine=pods"),
     _controller("", "pods/log", ("get",), "show a replica's log, and why it died"),
     _controller("", "services", ("create", "patch"), "give a revision's replicas a name"),
     _controller("discovery.k8s.io", "endpointslices", FOLLOW, "know whom routers find"),

@@ -129,21 +129,23 @@ class Pods:
             self._seen[name] = spec.name
             self._wake()
             return
-        if made is not None:
-            self._made[name] = made
-            self._seen[name] = spec.name
-            if self._cache.get(name) is not None:
-                self._made.pop(name, None)
+        self._made[name] = made
+        self._seen[name] = spec.name
+        if self._cache.get(name) is not None:
+            self._made.pop(name, None)
 
-    def _create(self, name: str, workflow: str, body: Mapping[str, object]) -> Object | None:
-        """None: one of that name was there, and is gone again."""
+    def _create(self, name: str, workflow: str, body: Mapping[str, object]) -> Object:
+        """Made now, or before by a request whose answer was lost. Raises TerminalError: another's has its name."""
         try:
             return self._cluster.create(POD, body)
         except ConflictError:
-            found = self._cluster.get(POD, name)
-            if found is not None and _workflow(found) != workflow:
-                raise TerminalError(f"pod {name} is there already, and is not of {workflow}") from None
-            return found
+            # Our watch may be behind; to list is its right anyway, to get would be one more.
+            ours, _ = self._cluster.list(POD, selector=f"{render.WORKFLOW}={workflow}")
+        found = next((pod for pod in ours if pod["metadata"]["name"] == name), None)
+        try:
+            return found or self._cluster.create(POD, body)  # gone again
+        except ConflictError:
+            raise TerminalError(f"pod {name} is there already, and is not of {workflow}") from None
 
     def _token(self, workflow: str, token: str) -> None:
         if workflow not in self._secrets:
