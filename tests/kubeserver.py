@@ -294,6 +294,9 @@ class KubeServer:
         base = _without(known or {}, self._applied.get(owner, {}), _laid_over(kept, asked.body))
         self._applied[owner] = copy.deepcopy(asked.body)
         whole = _laid_over(base, asked.body)
+        for name, value in (whole.get("spec") or {}).items():
+            if value == [] and _named(((known or {}).get("spec") or {}).get(name)):
+                raise Refused(422, "Invalid", f"spec.{name}: Required value, <nil>: Invalid value: null")
         return (200 if known else 201), self._write(key, known, whole, asked.subresource)
 
     def _write(self, key: Key, known: Object | None, whole: Object, subresource: str) -> Object:

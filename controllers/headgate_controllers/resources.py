@@ -287,7 +287,9 @@ class Resources:
                     "uid": owner["uid"],
                 }
             ]
-        made = self._cluster.apply(kind, {"metadata": metadata, "spec": spec})
+        # The server makes null of a list that an apply takes the last item from, and the definition refuses that.
+        emptied = found if [] in spec.values() else None
+        made = emptied or self._cluster.apply(kind, {"metadata": metadata, "spec": spec})
         if projection.differs(spec, made.get("spec")):  # what others added is theirs: an apply leaves it
             patch = projection.restored(spec, made.get("spec") or {})
             version = made["metadata"]["resourceVersion"]

@@ -143,6 +143,8 @@ SYSTEM: Mapping[str, Entry] = {
     "secret-in-url": ("A URL holds a password.", "Let a credential helper or an SSH key answer."),
     "disk-full": ("The data folder has no room.", "Free some space: it goes on by itself."),
     "try-again": ("It cannot be done just now.", "Try again."),
+    "refused-behind": ("The cluster, git or a disk refuses what this needs.",
+                       "Its words are in the finding: give the right, quota or credential that is missing."),
     "no-data-folder": ("There is no `.headgate` folder here or above.", "Run `headgate up`, or name it with --data."),
     "no-endpoints": ("The folder is no endpoints repo.", "Name its root."),
     "no-repo": ("No endpoints repo is known.", "Name it with --repo."),

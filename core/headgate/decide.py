@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from headgate import handover
 from headgate.draft import ENDED, Draft, Seen
 from headgate.evidence import Result, Verdict
-from headgate.outcome import end, fail, keep_release, release, spare, start, supersede
+from headgate.outcome import UNDRAINED_GRACE_S, end, fail, keep_release, release, spare, start, supersede
 from headgate.phases import BUILD, DEPLOY, FINALIZE, MIRROR, SMOKE, STEP
 from headgate.plan import Op
 from headgate.planning import unproven
@@ -66,6 +66,10 @@ def _remove_when_due(draft: Draft, grace_s: float) -> None:
     draft.move({}, "drained: the endpoint was removed from git")
     draft.set(asked=None, switch=None, undo=None, findings=())
     spare(draft, keep=set(), warm_s=0.0)
+    soon = draft.now + UNDRAINED_GRACE_S
+    for revision, state in draft.head.revisions.items():  # nor is there a way back that is worth the room
+        if state.warm_until is not None and state.warm_until > soon:
+            draft.revision(revision, warm_until=soon)
     if not any(state.running for state in draft.head.revisions.values()):
         draft.say("removed", "nothing of it runs any more")
         draft.head = Head(head.endpoint, head.commit, rollout=draft.head.rollout, stopping=draft.head.stopping)

@@ -192,6 +192,19 @@ def test_an_endpoint_that_git_does_not_have_is_taken_away(system: System, server
     wait_for(lambda: server.find("onlineendpoints", "stranger", "ml") is None)
 
 
+def test_an_endpoint_whose_folder_is_gone_is_shown_without_deployments_until_it_is_gone(
+    system: System, server: KubeServer
+) -> None:
+    assert system.start().shown()["spec"]["deployments"]
+    heads = system.controller.heads
+    asked = heads.get("Fraud").asked
+    heads.change("Fraud", lambda draft: draft.set(asked=None, removing_since=draft.now))
+    wait_for(lambda: system.endpoint()["spec"]["deployments"] == [])
+    assert "digest" not in system.shown()["spec"]
+    heads.change("Fraud", lambda draft: draft.set(asked=asked, removing_since=None))
+    wait_for(lambda: bool(system.endpoint()["spec"]["deployments"]))
+
+
 def test_nothing_is_taken_away_before_git_was_read(tmp_path: Path, server: KubeServer, system: System) -> None:
     spec = {"commit": "0" * 40, "deployments": []}
     server.put(API, "onlineendpoints", {"metadata": {"name": "old"}, "spec": spec}, "ml")

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from kubernetes import config
 
 from headgate import codec
 from headgate.control import Ack, ExchangeReply, ExchangeRequest, OperatorAction, OpReply, OpRequest, OpState
@@ -23,6 +24,7 @@ from headgate_controllers.api.news import News
 from headgate_controllers.main import assemble
 from headgate_controllers.options import Options
 from headgate_kit.layout import DataFolder
+from kubeserver import KubeServer
 
 TOKEN = "operator-token"
 FILES = {
@@ -38,7 +40,7 @@ FILES = {
 
 
 class System:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, secrets: str = "file") -> None:
         repo = folder / "repo"
         for name, text in FILES.items():
             file = repo / "endpoints/fraud" / name
@@ -50,7 +52,7 @@ class System:
         self.git("commit", "-q", "-m", "first")
         data = DataFolder(folder / "data")
         data.prepare()
-        self.parts = assemble(Options(data, str(repo), None), Adapters(), TOKEN, News())
+        self.parts = assemble(Options(data, str(repo), None, secrets=secrets), Adapters(), TOKEN, News())
         self.controller = self.parts.controller
         self.controller.commits.look()
         self.app = application(self.controller, News())
@@ -208,6 +210,19 @@ def test_an_approval_that_nothing_waits_for_is_refused_and_says_so(system: Syste
     refused = system.ask("POST", "/endpoints/fraud/approve", OperatorAction("ada", gate="manual"))
     assert refused.status_code == 409
     assert "nothing of fraud is judged just now" in refused.json()["findings"][0]["message"]
+
+
+def test_what_the_cluster_refuses_is_told_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with KubeServer() as server:
+        path = server.kubeconfig(tmp_path / "kubeconfig")
+        monkeypatch.setattr(config.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(path))  # read once, at import
+        system = System(tmp_path, secrets="kubernetes")
+        server.denied.add(("get", "secrets"))
+        found = system.ask("POST", "/endpoints/fraud/keys/rotate", {"which": "primary"})
+        (finding,) = found.json()["findings"]
+        assert (found.status_code, finding["code"]) == (502, "refused-behind")
+        assert 'cannot get resource "secrets"' in finding["message"]
+        system.close()
 
 
 def test_an_endpoint_with_tokens_issues_them_and_has_no_keys(system: System) -> None:

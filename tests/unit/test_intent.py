@@ -40,6 +40,14 @@ def test_a_removal_is_done_when_its_grace_is_over_and_not_before() -> None:
     assert world.shares() == {}
 
 
+def test_a_removed_endpoint_keeps_nothing_warm() -> None:
+    warm = replace(GREEN_TOO.process, keep_warm_s=7_200)
+    world = promoted(BLUE_ONLY, GREEN_TOO).commit(target("a3", [GREEN], {"green": 100}, process=warm)).forget()
+    for _ in range(2):
+        world.wait(600)  # the grace; then what was open is answered
+    assert [state for state in world.head.revisions.values() if state.running] == []
+
+
 def test_a_removed_endpoint_owes_git_nothing() -> None:
     world = promoted(BLUE_ONLY).commit(GREEN_TOO)
     world.result = Result.FAIL

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse
 
 from headgate import codec, codes
-from headgate.findings import Finding, FindingsError, Place, TransientError
+from headgate.findings import Finding, FindingsError, Place, TerminalError, TransientError
 from headgate.version import __version__
 from headgate_controllers.api import exchange, ops, people, verdicts
 from headgate_controllers.api.news import News
@@ -64,6 +64,11 @@ def application(controller: Controller, news: News) -> FastAPI:
         if isinstance(error, DiskFull):
             return _findings(503, [Finding("disk-full", str(error), "", fix, place)])
         return _findings(503, [Finding("try-again", str(error), "", fix, place)])
+
+    @app.exception_handler(TerminalError)
+    async def refused_behind(_: Request, error: Exception) -> JSONResponse:
+        fix = "mend what it names: a right, a quota, a credential"
+        return _findings(502, [Finding("refused-behind", str(error), "", fix, Place("control API"))])
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: Exception) -> JSONResponse:
