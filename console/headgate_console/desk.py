@@ -103,10 +103,11 @@ def sources(done: Checked) -> dict[str, str]:
 def plan(span: str, root: Path, rate: float, data: str | None, output: str) -> Exit:
     """Show what a change would do to each endpoint: traffic, ops, soaks, what its gates can find.
 
-    Without BASE..HEAD: the files as they are now, against what was pushed last (or, without an origin, committed).
+    Without BASE..HEAD: the files as they are now, against what was pushed last (or, without an origin, committed);
+    files that git does not have are planned too, and named.
     Where a controller answers and its platform knows what it has: whether the new replicas find room now.
     """
-    from headgate_console import planview
+    from headgate_console import planview, untracked
     from headgate_console.print import API_VERSION
 
     changes = with_room(plan_changes(root, span, rate), data)
@@ -116,6 +117,8 @@ def plan(span: str, root: Path, rate: float, data: str | None, output: str) -> E
     else:
         document = {"apiVersion": API_VERSION, "kind": "PlanList", "items": planview.data(changes)}
         options.emit(document, output, lambda: planview.text(changes, rate))
+    if not span and (text := untracked.said(root, changes)):
+        note(text)
     return Exit.REFUSED if any(change.refused for change in changes) else Exit.OK
 
 
@@ -259,6 +262,6 @@ def _no_rollout(endpoint: str) -> Finding:
         code="unknown-rollout",
         message=f"this change starts no rollout of {endpoint}",
         why="it asks for what is there already, or there is no such endpoint",
-        fix="`headgate plan` shows what a change does; name another one with BASE..HEAD",
+        fix=f"`headgate workflow {endpoint} HEAD~1..HEAD` is of the last commit; `headgate plan` shows what a change does",
         place=Place(f"endpoints/{endpoint}"),
     )

@@ -93,7 +93,7 @@ def token(kubectl: Sequence[str]) -> str:
     except (binascii.Error, UnicodeDecodeError):
         found = ""
     if not found:
-        raise _cannot(f"the Secret {SECRET} cannot be read", asked.stderr.strip() or "it has no key `token`")
+        raise _cannot(f"the Secret {SECRET} cannot be read", asked.stderr.strip() or "it has no key `token`", kubectl)
     return found
 
 
@@ -158,6 +158,8 @@ class Forward:
         self._keeper.join(END_S)
 
 
-def _cannot(message: str, why: str) -> FindingsError:
-    fix = "check the namespace (-n) and your rights: `kubectl headgate doctor` lists what is there"
+def _cannot(message: str, why: str, kubectl: Sequence[str] = ()) -> FindingsError:
+    fix = "check the namespace and your rights: `kubectl headgate -n NAMESPACE doctor` lists what is there"
+    if not any(word.partition("=")[0] in ("-n", "--namespace") for word in kubectl):
+        fix = f"say where Headgate is installed: `kubectl headgate -n NAMESPACE …`. Else {fix}"
     return FindingsError(Finding("no-cluster-access", message, why, fix, Place("kubectl headgate")))

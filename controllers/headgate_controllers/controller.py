@@ -199,13 +199,14 @@ class Controller:
 
     def _status_of(self, head: Head, url: str, acked: int) -> EndpointStatus:
         name = head.endpoint
+        route = self.routes.table.endpoints.get(name)
         return endpoint_status(
             head,
             url=f"{url}/endpoints/{name}/score",
-            route=self.routes.table.endpoints.get(name),
+            route=route,
             acked=acked,
             replicas=self._platform.observe(name),
-            observed=self.evidence.observed(name),
+            observed=self.evidence.observed(name, route.generation if route else 0),
         )
 
     def table(self, endpoint: str = "") -> TableStatus:

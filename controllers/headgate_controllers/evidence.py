@@ -39,7 +39,7 @@ class Evidence:
             str, tuple[tuple[str, str], Counts]
         ] = {}  # endpoint -> its op at the bake, what was before
         self._unheard: dict[tuple[str, str], _Unheard] = {}  # by rollout and op: one running op an endpoint
-        self._recent: dict[str, deque[tuple[float, dict[str, int]]]] = defaultdict(deque)
+        self._recent: dict[str, deque[tuple[float, int, dict[str, int]]]] = defaultdict(deque)
         self._totals: dict[tuple[str, str, str], int] = defaultdict(int)  # (endpoint, revision, outcome) for /metrics
         self._split: dict[str, tuple[int, dict[str, int]]] = {}  # endpoint -> (generation, revision -> requests)
 
@@ -119,16 +119,16 @@ class Evidence:
             for key in [k for k in self._unheard if k[0] == rollout]:
                 del self._unheard[key]
 
-    def observed(self, endpoint: str) -> Mapping[str, int]:
-        """Live requests of the last minute by revision."""
+    def observed(self, endpoint: str, since: int = 0) -> Mapping[str, int]:
+        """Live requests of the last minute by revision; of this generation of the route and newer ones only."""
         oldest = self._clock() - WINDOW_S
         totals: dict[str, int] = defaultdict(int)
         with self._lock:
             recent = self._recent.get(endpoint, deque())
             while recent and recent[0][0] < oldest:
                 recent.popleft()
-            for _, counts in recent:
-                for revision, n in counts.items():
+            for _, generation, counts in recent:
+                for revision, n in counts.items() if generation >= since else ():
                     totals[revision] += n
         return totals
 
@@ -183,7 +183,7 @@ class Evidence:
     def _count(self, batch: Batch) -> None:
         now = self._clock()
         live = {revision: counts.requests for revision, counts in batch.live.items()}
-        self._recent[batch.endpoint].append((now, live))
+        self._recent[batch.endpoint].append((now, batch.generation, live))
         while self._recent[batch.endpoint][0][0] < now - WINDOW_S:
             self._recent[batch.endpoint].popleft()
         known, split = self._split.get(batch.endpoint, (0, {}))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from headgate.control import EndpointStatus, RevisionStatus, RolloutStatus
+from headgate.phases import MIRROR
 from headgate.plan import Plan
 from headgate.rollout import Head, Rollout
 from headgate.target import Target
@@ -146,7 +147,7 @@ def rollout_status(found: RolloutStatus, generation: int, before: Sequence[Mappi
         "observedGeneration": generation,
         "state": found.state,
         "op": last.name if last else "",
-        "weight": percent(max((op.percent for op in opened), default=0.0)),
+        "weight": percent(max((op.percent for op in opened if op.name != MIRROR), default=0.0)),
         "message": (found.message or (last.message if last else ""))[:MESSAGE],
         "startedAt": moment(found.started_at),
         "endedAt": moment(found.ended_at) if found.ended_at is not None else None,

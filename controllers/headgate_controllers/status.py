@@ -92,7 +92,8 @@ def _state(head: Head, replicas: Sequence[Replica]) -> tuple[str, str]:
     dead = [r for r in head.traffic if not _ready(replicas, r)]
     if dead:
         return "Degraded", f"no ready replica of {', '.join(head.revisions[r].deployment.name for r in dead)}"
-    return "Healthy", ""
+    owed = head.undo is not None and head.undo.state == "wanted"
+    return "Healthy", "traffic is back; the revert in git is still to be made" if owed else ""
 
 
 def agrees_with_git(head: Head) -> bool:
@@ -125,7 +126,7 @@ def held(op: OpRecord) -> str:
     if op.verdicts:
         waiting = [v for v in op.verdicts if v.result is not Result.PASS]
         if any(v.figures.get(REQUESTS) == 0 for v in waiting):
-            return f"{op.name}: no request has come since it began: nothing to judge by; at max_soak it goes back"
+            return f"{op.name}: no request to judge by yet; with none until max_soak it goes back"
         return f"{op.name}: " + ("; ".join(f"{v.gate}: {v.missing or v.explanation}" for v in waiting) or "soaking")
     return f"{op.name}: " + (op.message or "waiting" if op.live_at is None else op.message or "waiting for evidence")
 
@@ -161,7 +162,8 @@ def _revisions(
 def _role(head: Head, revision: str) -> str:
     if head.active and revision == head.active.plan.candidate:
         return "candidate"
-    if head.traffic.get(revision):
+    begun = head.active.start.get(revision) if head.active else 0  # without traffic at 100 %, and the way back all the same
+    if head.traffic.get(revision) or (begun and head.revisions[revision].running):
         return "stable"
     return "warm" if head.revisions[revision].warm_until is not None else "idle"
 

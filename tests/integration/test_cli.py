@@ -140,6 +140,26 @@ def test_uncommitted_files_are_planned_too(repo: Path, capsys: pytest.CaptureFix
     assert [gate["gate"] for gate in change["gates"]] == ["error-rate", "latency-p99", "mirror-diff"]  # type: ignore[attr-defined]
 
 
+def test_files_that_git_does_not_have_are_planned_and_named(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deployment(repo, "green")
+    traffic(repo, "{green: 100}")
+    (repo / "endpoints/hello/model/weights.bin").write_text("1")
+    (repo / "endpoints/elsewhere.txt").write_text("nobody reads this")
+    with (repo / ".gitignore").open("a") as ignored:
+        ignored.write("*.bin\n")
+    deployed = repo / "endpoints/hello/deployments/green.yml"
+    deployed.write_text(deployed.read_text().replace("../model/greeting.json", "../model"))
+    assert main.run(["plan"]) == Exit.OK
+    named = "endpoints/hello/model/weights.bin (in .gitignore), endpoints/hello/deployments/green.yml"
+    assert capsys.readouterr().err == f"planned with files that git does not have; commit them too: {named}\n"
+    with git.Repo(repo) as opened:
+        opened.git.add("--all", "--force")
+    assert main.run(["plan"]) == Exit.OK
+    assert capsys.readouterr().err == ""
+    assert main.run(["plan", "HEAD..HEAD"]) == Exit.OK
+    assert capsys.readouterr().err == ""
+
+
 def test_the_work_tree_and_its_commit_are_the_same_plan(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     deployment(repo, "green")
     traffic(repo, "{green: 100}")

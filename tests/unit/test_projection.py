@@ -74,6 +74,7 @@ def test_the_weight_is_the_candidates_while_there_is_one() -> None:
 def test_a_rollout_shows_the_op_it_is_at() -> None:
     ops = (
         OpStatus("build", "passed"),
+        OpStatus("mirror", "passed", 20.0),
         OpStatus("step-5", "running", 5.0, 1.0, None, "soaking"),
         OpStatus("x", "waiting"),
     )

@@ -64,7 +64,7 @@ def test_an_op_without_a_request_says_so_instead_of_what_each_gate_lacks() -> No
     assert rollout
     op = replace(rollout.ops[-1], verdicts=(unheard,))
     said = held(op)
-    assert said.startswith("mirror: no request has come since it began")
+    assert said.startswith("mirror: no request to judge by yet")
     assert held(replace(op, verdicts=(replace(unheard, figures={"candidate_requests": 7.0}),))) == (
         "mirror: minimum-evidence: 0 were seen"
     )
@@ -78,6 +78,32 @@ def test_a_step_progresses_and_a_pause_is_said() -> None:
     paused = read(world.operate("pause"))
     assert paused.rollout
     assert (paused.state, paused.rollout.state) == ("Paused", "paused")
+
+
+def test_what_a_rollout_would_go_back_to_is_the_stable_also_without_traffic() -> None:
+    world = mirroring()
+    world.result = Result.PASS
+    for _ in range(3):
+        world.wait(10)
+    rollout = world.head.active
+    assert rollout
+    assert (rollout.ops[-1].name, world.shares()) == ("step-100", {"green": 1000})
+    assert {r.deployment: (r.role, r.per_mille) for r in read(world).revisions} == {
+        "green": ("candidate", 1000),
+        "blue": ("stable", 0),
+    }
+
+
+def test_a_rollback_whose_commit_is_still_to_come_says_so() -> None:
+    world = mirroring()
+    world.result = Result.PASS
+    for _ in range(6):
+        world.wait(10)
+    world.operate("rollback").run()
+    owed = world.head.undo
+    assert owed
+    status = read(world, replace(world.head, undo=replace(owed, state="wanted", result="")))
+    assert (status.state, status.message) == ("Healthy", "traffic is back; the revert in git is still to be made")
 
 
 def test_a_rollout_yml_that_comes_while_a_rollout_runs_is_said_to_count_later() -> None:
