@@ -262,6 +262,6 @@ def _no_rollout(endpoint: str) -> Finding:
         code="unknown-rollout",
         message=f"this change starts no rollout of {endpoint}",
         why="it asks for what is there already, or there is no such endpoint",
-        fix=f"`headgate workflow {endpoint} HEAD~1..HEAD` is of the last commit; `headgate plan` shows what a change does",
+        fix=f"`headgate workflow {endpoint} HEAD~1..HEAD` is of the last commit; `headgate plan` shows what changes",
         place=Place(f"endpoints/{endpoint}"),
     )

@@ -19,6 +19,7 @@ from headgate_console.options import note
 
 PAIR = re.compile(r"([A-Za-z][-A-Za-z0-9]*)=(\d{1,3})%?")
 MAX_MIRROR = 50  # percent: Azure's limit
+REFUSED = ("traffic-unknown", "mirror-traffic")  # findings that only this edit can have made
 MAX_BYTES = 256 * 1024  # the reader's limit: a longer file is not served anyway
 
 
@@ -42,6 +43,10 @@ def traffic(endpoint: str, split: str | None, mirrored: str | None, root: Path, 
         note("nothing to change")
         return Exit.OK
     file.write_text(after, "utf-8")
+    unknown = [finding for finding in read(root, endpoint) if finding.code in REFUSED]
+    if unknown:
+        file.write_text(before, "utf-8")
+        raise FindingsError(*unknown)
     if committed:
         sha = commit(root, file, message or f"{endpoint}: traffic {split if split is not None else ''}".rstrip())
         note(f"committed {sha[:8]}; push it, or `git revert {sha[:8]}`")
@@ -97,6 +102,16 @@ def diff(before: str, after: str, path: str) -> list[str]:
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), f"a/{path}", f"b/{path}", lineterm="")
     colours = {"+": "green", "-": "red", "@": "cyan"}
     return [click.style(line, fg=colours.get(line[:1])) for line in lines]
+
+
+def read(root: Path, endpoint: str) -> tuple[Finding, ...]:
+    """What the controller would say of this endpoint as it lies here."""
+    from headgate import reading
+    from headgate_kit.worktree import WorkTree
+
+    tree = WorkTree(root)
+    settings, _ = reading.read_settings(tree)
+    return reading.read_endpoint(tree, endpoint, settings).findings
 
 
 def endpoint_file(root: Path, endpoint: str) -> Path:

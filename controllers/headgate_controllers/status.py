@@ -162,7 +162,8 @@ def _revisions(
 def _role(head: Head, revision: str) -> str:
     if head.active and revision == head.active.plan.candidate:
         return "candidate"
-    begun = head.active.start.get(revision) if head.active else 0  # without traffic at 100 %, and the way back all the same
+    # What the rollout goes back to stays the stable at 100 %, where it has no traffic.
+    begun = head.active.start.get(revision) if head.active else 0
     if head.traffic.get(revision) or (begun and head.revisions[revision].running):
         return "stable"
     return "warm" if head.revisions[revision].warm_until is not None else "idle"

@@ -79,6 +79,9 @@ def test_traffic_edits_and_commits_that_file_only(
     endpoint = tmp_path / "eps" / "endpoints" / "hello" / "endpoint.yml"
     endpoint.parent.mkdir()
     endpoint.write_text("name: hello # ours\ntraffic:\n  blue: 100\n")
+    for name in ("blue", "green"):
+        (endpoint.parent / "deployments").mkdir(exist_ok=True)
+        (endpoint.parent / "deployments" / f"{name}.yml").write_text(f"name: {name}\n")
     with git.Repo(tmp_path / "eps") as repo:
         repo.git.add("--all")
         repo.index.commit("hello")
@@ -90,4 +93,7 @@ def test_traffic_edits_and_commits_that_file_only(
         assert list(repo.head.commit.stats.files) == ["endpoints/hello/endpoint.yml"]
     assert endpoint.read_text() == "name: hello # ours\ntraffic:\n  blue: 90\n  green: 10\n"
     assert "+  green: 10" in capsys.readouterr().out
+    assert main.run(["traffic", "hello", "teal=100", "--repo", str(tmp_path / "eps"), "--commit"]) == Exit.REFUSED
+    assert "names `teal`, which is no deployment" in capsys.readouterr().err
+    assert endpoint.read_text() == "name: hello # ours\ntraffic:\n  blue: 90\n  green: 10\n", "nothing is written"
     assert main.run(["traffic", "nope", "a=100", "--repo", str(tmp_path / "eps")]) == Exit.NOT_FOUND

@@ -153,7 +153,7 @@ def test_shares_are_of_the_last_minute(desk: Desk) -> None:
     desk.receive(Batch("fraud", 1, 1.0, {B: counts(10), G: counts(5, gone=3)}))
     assert desk.evidence.observed("fraud") == {B: 90, G: 5}
     desk.receive(Batch("fraud", 2, 1.0, {G: counts(7)}))
-    assert desk.evidence.observed("fraud", since=2) == {G: 7}, "what was sent by an older split says nothing of this one"
+    assert desk.evidence.observed("fraud", since=2) == {G: 7}, "an older split says nothing of this one"
     desk.now += 2
     assert desk.evidence.observed("fraud") == {B: 10, G: 12}
     desk.now += WINDOW_S
