@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from headgate import codec, secretrefs
@@ -47,8 +48,10 @@ class Acts:
         settings: Callable[[], Settings],
         keep: Callable[[str, str, Sequence[Look]], None],
         wake: Callable[[str], None],
+        certificate: Path | None = None,
     ) -> None:
-        """`keep`: stores looks of a rollout's op as evidence."""
+        """`keep`: stores looks of a rollout's op as evidence. `certificate`: see `smoke.ask`."""
+        self._certificate = certificate
         self._heads = heads
         self._platform = platform
         self._engine = engine
@@ -189,7 +192,8 @@ class Acts:
         if deployment.smoke_request is not None:
             tree = self._repo.tree(rollout.commit)
             sample = tree.read(deployment.smoke_request.path, smoke.REQUEST_LIMIT)
-        verdict, look = smoke.ask(address, deployment, sample, quoted=not rollout.target.process.redact)
+        quoted = not rollout.target.process.redact
+        verdict, look = smoke.ask(address, deployment, sample, quoted=quoted, certificate=self._certificate)
         if look is not None:
             self._keep(rollout.id, smoke.PHASE, [look])
         with self._lock:

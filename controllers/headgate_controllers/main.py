@@ -234,6 +234,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         settings=commits.ground,
         keep=record.add_looks,
         wake=wake,
+        certificate=start.certificate(),
     )
     signers = Signers(secrets, time.time)
     reconciler = Reconciler(

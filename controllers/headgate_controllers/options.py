@@ -27,6 +27,9 @@ BUILD_VARIABLES = (
     *(BUILDER_VARIABLE, "HEADGATE_REGISTRY", "HEADGATE_REGISTRY_ADDRESS", "HEADGATE_REGISTRY_INSECURE"),
     *("HEADGATE_BASE_IMAGE", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "UV_OFFLINE"),  # where packages are
 )
+MODELS_TLS = (
+    "HEADGATE_MODELS_TLS"  # folder of the certificate that smoke requests are sent with, where models ask for one
+)
 LOOPBACK = "127.0.0.1"
 TOKEN_BYTES = 32
 
@@ -167,6 +170,11 @@ def router_url(options: Options) -> str:
         return str(json.loads(options.data.router.read_text())["url"])
     except (OSError, ValueError, KeyError):
         return ""
+
+
+def certificate() -> Path | None:
+    """What replicas that ask for mutual TLS are shown; None: there are none."""
+    return Path(os.environ[MODELS_TLS]) if os.environ.get(MODELS_TLS) else None
 
 
 def build_variables() -> Mapping[str, str]:

@@ -18,9 +18,12 @@ import uvloop
 
 from certificates import CLIENT, SERVER, Authority
 from fronts import ECHO, Replica, until
-from headgate.evidence import PairKind
+from headgate.evidence import PairKind, Result
+from headgate.findings import FindingsError
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable, seal
+from headgate.testing import deployment
 from headgate.workload import HEALTH, TLS
+from headgate_controllers import smoke
 from headgate_kit import identity, listen
 from headgate_kit.identity import Identity
 from headgate_kit.layout import DataFolder
@@ -251,6 +254,23 @@ def test_a_copy_is_sent_by_tls_too(start: Start, tmp_path: Path) -> None:
             assert json.loads(pairs[0].copy.body) == "copied"
 
     run(scenario())
+
+
+def test_the_smoke_request_is_asked_by_mutual_tls(start: Start, tmp_path: Path) -> None:
+    model = start(US.issue(tmp_path / "server", SERVER)).ready()
+    blue = deployment("blue")
+    verdict, look = smoke.ask(model.url, blue, b"{}", certificate=US.issue(tmp_path / "client", CLIENT))
+    assert verdict.result is Result.PASS
+    assert look is not None
+    theirs = THEM.issue(tmp_path / "theirs", CLIENT, trusts=US.pem)
+    verdict, look = smoke.ask(model.url, blue, b"{}", certificate=theirs)
+    assert (verdict.result, look) == (Result.FAIL, None)
+    assert "it does not take the controller's certificate (upstream-tls)" in verdict.explanation
+    distrusts = US.issue(tmp_path / "distrusts", CLIENT, trusts=THEM.pem)
+    verdict, look = smoke.ask(model.url, blue, b"{}", certificate=distrusts)
+    assert verdict.explanation.startswith("upstream-tls: its certificate was refused")
+    with pytest.raises(FindingsError, match="models-tls"):
+        smoke.ask(model.url, blue, b"{}", certificate=tmp_path / "nothing")
 
 
 @BOTH

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import runpy
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,46 @@ def test_the_routers_service_url_and_scrape_agree(sets: dict[str, str], port: in
     assert router["readinessProbe"]["httpGet"]["scheme"] == router["livenessProbe"]["httpGet"]["scheme"] == scheme
     (scrape,) = made["ServiceMonitor", "headgate-router"]["spec"]["endpoints"]
     assert scrape.get("scheme", "http") == scheme.lower()
+
+
+BOTH = {"models.tls.serverSecret": "models-server", "models.tls.clientSecret": "models-client"}
+
+
+def test_each_part_is_given_the_secret_it_shows_and_none_is_given_another() -> None:
+    generate = runpy.run_path(str(INSTALL / "generate.py"))
+    helm = generate["find_helm"]()
+    if helm is None:
+        pytest.skip("helm is not on the PATH: put it there, or name it in $HELM")
+    made = {(o["kind"], o["metadata"]["name"]): o for o in yaml.safe_load_all(generate["manifest"](helm, BOTH)) if o}
+    pods = {
+        name: made["Deployment", f"headgate-{name}"]["spec"]["template"]["spec"] for name in ("router", "controller")
+    }
+    for pod in pods.values():
+        (volume,) = [v for v in pod["volumes"] if v["name"] == "models-tls"]
+        assert (volume["secret"]["secretName"], volume["secret"]["optional"]) == ("models-client", True)
+        (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "models-tls"]
+        assert mount["readOnly"] is True
+    assert f"--models-tls={mount['mountPath']}" in pods["router"]["containers"][0]["args"]
+    told = {e["name"]: e.get("value") for e in pods["controller"]["containers"][0]["env"]}
+    assert told["HEADGATE_MODELS_TLS_SECRET"] == "models-server"
+    assert told["HEADGATE_MODELS_TLS"] == mount["mountPath"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        pytest.param({"models.tls.serverSecret": "s"}, "set models.tls.clientSecret, too", id="models alone"),
+        pytest.param({**BOTH, "router.dataplane": "envoy"}, "use builtin", id="on Envoy"),
+    ],
+)
+def test_a_half_of_mutual_tls_is_not_installed(sets: dict[str, str], says: str) -> None:
+    generate = runpy.run_path(str(INSTALL / "generate.py"))
+    helm = generate["find_helm"]()
+    if helm is None:
+        pytest.skip("helm is not on the PATH: put it there, or name it in $HELM")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        generate["manifest"](helm, sets)
+    assert says in refused.value.stderr
 
 
 def test_what_the_chart_tells_the_controller_of_ops_can_be_read() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
+import certificates
 from headgate.findings import TransientError
-from headgate.workload import Launch, Purpose, Replica, ReplicaState, Workload
+from headgate.workload import Launch, Probe, Purpose, Replica, ReplicaState, Workload
 from headgate_controllers.platforms.kubernetes import KubernetesPlatform
 from headgate_controllers.platforms.kubernetes import platform as module
 from headgate_controllers.platforms.kubernetes.pods import Patience
@@ -54,6 +56,12 @@ def opened(server: KubeServer, patience: Patience = PATIENT, **environ: str) -> 
     platform = KubernetesPlatform(cluster=server.cluster("ns"), patience=patience, environ=environ)
     platform.start()
     return platform
+
+
+@pytest.fixture
+def server() -> Iterator[KubeServer]:
+    with KubeServer() as running_server:
+        yield running_server
 
 
 @pytest.fixture
@@ -302,3 +310,50 @@ def test_a_log_is_the_containers(desk: Desk) -> None:
     desk.server.logs[("ns", replica.logs["inference-server"])] = b"one\ntwo\n"
     assert b"".join(desk.platform.logs(replica)) == b"one\ntwo\n"
     assert b"".join(desk.platform.logs(replica, kind="storage-initializer")) == b""
+
+
+def test_tls_is_for_new_revisions_and_each_keeps_what_it_was_made_with(desk: Desk) -> None:
+    """Also when it is rendered again: for a changed probe, by a controller that was told otherwise."""
+    desk.platform.apply(ONE)
+    desk.ready()
+    desk.settled()
+    desk.platform.close()
+    later = opened(desk.server, HEADGATE_MODELS_TLS_SECRET="models-server")
+    new = replace(ONE, revision="r2")
+    changed = replace(ONE, readiness=Probe(period_s=7))
+    later.apply(changed)
+    later.apply(new)
+    wait_for(lambda: {r.address.partition(":")[0] for r in later.observe("fraud")} == {"http", "https"})
+
+    def protocol(name: str) -> object:
+        service = desk.server.find("services", name, "ns")
+        return service and service["spec"]["ports"][0].get("appProtocol")
+
+    wait_for(lambda: protocol("fraud-r2") == "https")
+    assert protocol(NAME) is None
+    wait_for(lambda: "210" in str(desk.spec()))  # the changed probe: 7 s, 30 times
+    assert "models-server" not in str(desk.spec())
+    later.close()
+    last = opened(desk.server)
+    last.apply(replace(new, readiness=Probe(period_s=7)))
+    wait_for(lambda: "210" in str(desk.server.find("deployments", "fraud-r2", "ns")))
+    assert "models-server" in str(desk.server.find("deployments", "fraud-r2", "ns"))
+    assert protocol("fraud-r2") == "https"
+    last.close()
+
+
+def test_a_controller_that_could_not_meet_such_replicas_says_so(server: KubeServer, tmp_path: Path) -> None:
+    def said(**environ: str) -> list[str]:
+        platform = opened(server, **environ)
+        found = [f"{finding.code}: {finding.message}" for finding in platform.findings()]
+        platform.close()
+        return found
+
+    secret = {"HEADGATE_MODELS_TLS_SECRET": "models-server"}
+    assert said() == []
+    (nothing,) = said(**secret)
+    assert nothing.startswith("models-tls: replicas ask for mutual TLS (Secret models-server)")
+    (empty,) = said(**secret, HEADGATE_MODELS_TLS=str(tmp_path))
+    assert empty == f"models-tls: {tmp_path} has no tls.crt, tls.key, ca.crt"
+    certificates.Authority("us").issue(tmp_path, certificates.CLIENT)
+    assert said(**secret, HEADGATE_MODELS_TLS=str(tmp_path)) == []

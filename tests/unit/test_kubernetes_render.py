@@ -40,28 +40,30 @@ SCALED = replace(PLAIN, replicas=2, cpus=1.0, memory_mb=2048, scaling=Scaling(2,
 KEDA = replace(SCALED, load=Load("http://prometheus:9090", 4))
 
 
-def every(w: Workload) -> list[dict[str, Any]]:
-    found = [render.account(w), render.deployment(w), *(body for _, body in render.beside(w, "uid-1", "ns"))]
+def every(w: Workload, secured: str = "") -> list[dict[str, Any]]:
+    beside = (body for _, body in render.beside(w, "uid-1", "ns", secured))
+    found = [render.account(w), render.deployment(w, secured=secured), *beside]
     return json.loads(json.dumps(found))  # as the API server gets it: no values shared
 
 
 @pytest.mark.parametrize(
-    ("name", "workload"),
+    ("name", "workload", "secured"),
     [
-        pytest.param("plain", PLAIN, id="plain"),
-        pytest.param("large", LARGE, id="large"),
-        pytest.param("scaled", SCALED, id="scaled"),
-        pytest.param("keda", KEDA, id="keda"),
-        pytest.param("smoke", replace(PLAIN, purpose=Purpose.SMOKE), id="smoke"),
+        pytest.param("plain", PLAIN, "", id="plain"),
+        pytest.param("large", LARGE, "", id="large"),
+        pytest.param("scaled", SCALED, "", id="scaled"),
+        pytest.param("keda", KEDA, "", id="keda"),
+        pytest.param("smoke", replace(PLAIN, purpose=Purpose.SMOKE), "", id="smoke"),
+        pytest.param("secured", PLAIN, "models-server", id="mutual TLS"),
     ],
 )
-def test_a_revision_is_rendered_as_it_always_was(name: str, workload: Workload) -> None:
+def test_a_revision_is_rendered_as_it_always_was(name: str, workload: Workload, secured: str) -> None:
     """A changed template would start every replica anew when Headgate is upgraded."""
     path = GOLDEN / f"{name}.yml"
     if os.environ.get("HEADGATE_GOLDEN") == "write":
         path.parent.mkdir(exist_ok=True)
-        path.write_text(yaml.safe_dump_all(every(workload), sort_keys=False, width=120))
-    assert every(workload) == list(yaml.safe_load_all(path.read_text()))
+        path.write_text(yaml.safe_dump_all(every(workload, secured), sort_keys=False, width=120))
+    assert every(workload, secured) == list(yaml.safe_load_all(path.read_text()))
 
 
 @pytest.mark.parametrize(
@@ -145,6 +147,22 @@ def test_the_environment_says_where_to_listen_and_what_it_has() -> None:
         "HEADGATE_CPUS": "4",
         "HOME": "/tmp",
     }
+
+
+def test_with_tls_routers_read_it_of_the_service_and_probes_ask_beside_it() -> None:
+    _, deployment, policy, service = every(PLAIN, "models-server")
+    assert render.secured_by(deployment) == render.secured_by(deployment["spec"]["template"]) == "models-server"
+    assert service["spec"]["ports"][0]["appProtocol"] == "https"
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert {container[probe]["httpGet"]["port"] for probe in ("readinessProbe", "livenessProbe")} == {8081}
+    assert [port["port"] for port in policy["spec"]["ingress"][0]["ports"]] == [8080], "health is for the node alone"
+    assert {e["name"]: e["value"] for e in container["env"]}["HEADGATE_HEALTH"] == "0.0.0.0:8081"
+
+
+def test_what_is_spoken_is_part_of_what_stands_beside_a_revision_and_not_of_its_shape() -> None:
+    assert render.beside_digest(PLAIN, "models-server") != render.beside_digest(PLAIN)
+    plain, secured = render.deployment(PLAIN), render.deployment(PLAIN, secured="models-server")
+    assert render.shape_of(plain) == render.shape_of(secured)
 
 
 def autoscaler(w: Workload) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class Beside:
         Args:
             owner: the Deployment.
         """
-        rendered = render.beside(w, owner["metadata"]["uid"], self._cluster.namespace)
+        secured = render.secured_by(owner)
+        rendered = render.beside(w, owner["metadata"]["uid"], self._cluster.namespace, secured)
         if self._applied.get(key) == rendered:
             return True
         name, scaler = object_name(*key), scaling.kind_of(w)
@@ -54,7 +55,7 @@ class Beside:
             return False
         self._allow(key)
         self._applied[key] = rendered
-        self._note(name, render.BESIDE, render.beside_digest(w))
+        self._note(name, render.BESIDE, render.beside_digest(w, secured))
         return True
 
     def _note(self, name: str, annotation: str, value: str | None) -> None:

@@ -18,7 +18,8 @@ from headgate import codec
 from headgate.capacity import Inventory
 from headgate.findings import Finding, TransientError
 from headgate.workload import Purpose, Replica, ReplicaState, Workload, object_name
-from headgate_controllers.platforms.kubernetes import inventory, pods, render
+from headgate_controllers.options import MODELS_TLS
+from headgate_controllers.platforms.kubernetes import certificate, inventory, pods, render
 from headgate_controllers.platforms.kubernetes.beside import Beside, scaler_of
 from headgate_controllers.platforms.kubernetes.hand import Hand
 from headgate_controllers.platforms.kubernetes.pods import Patience
@@ -37,6 +38,7 @@ DRIFT_S = 2.0  # least time between two repairs of one Deployment
 REFUSED_S = 30.0  # until a scaler that the cluster does not take is tried again
 CATALOGUE_SECRET = "HEADGATE_CATALOGUE_SECRET"  # name of the Secret with credentials of catalogues
 CATALOGUE_CLAIM = "HEADGATE_CATALOGUE_CLAIM"  # claim of the volume that holds models
+MODELS_SECRET = "HEADGATE_MODELS_TLS_SECRET"  # the Secret that new replicas speak TLS by; empty: plain HTTP
 PULL_SECRET = "HEADGATE_IMAGE_PULL_SECRET"  # name of the Secret that replicas' images are pulled with
 
 
@@ -66,6 +68,7 @@ class KubernetesPlatform:
         environ = os.environ if environ is None else environ
         self._pull_secret = environ.get(PULL_SECRET, "")
         self._shelves = render.Shelves(environ.get(CATALOGUE_SECRET, ""), environ.get(CATALOGUE_CLAIM, ""))
+        self._secured, self._certificate = environ.get(MODELS_SECRET, ""), environ.get(MODELS_TLS, "")
         self._clock = clock
         self._lock = threading.RLock()
         self._asked: dict[Key, Workload] = {}
@@ -161,7 +164,7 @@ class KubernetesPlatform:
 
     def findings(self) -> tuple[Finding, ...]:
         """What of headgate.yml this cluster does not do."""
-        return self._beside.findings()
+        return (*self._beside.findings(), *certificate.lacks(self._secured, self._certificate))
 
     # --- what is seen ----------------------------------------------------------------------------------------------
 
@@ -339,7 +342,8 @@ class KubernetesPlatform:
             if w.scaling is None and scaler_of(seen) is not None:
                 return False
             beside = (seen["metadata"].get("annotations") or {}).get(render.BESIDE)
-            so = render.shape_of(seen) == render.shape(w) and beside == render.beside_digest(w)
+            as_asked = render.beside_digest(w, render.secured_by(seen))
+            so = render.shape_of(seen) == render.shape(w) and beside == as_asked
             if so:
                 self._written[name] = seen["form" if w.scaling else "digest"]
             return so
@@ -360,7 +364,8 @@ class KubernetesPlatform:
         if known is None or drifted or render.shape_of(known) != render.shape(w):
             if known is not None and w.scaling is not None:
                 self._let_scale(known)
-            made = self._cluster.apply(DEPLOYMENT, render.deployment(w, self._shelves))
+            secured = self._secured if known is None else render.secured_by(known)
+            made = self._cluster.apply(DEPLOYMENT, render.deployment(w, self._shelves, secured))
         else:
             made = known
         made = self._scale(made, w, w.replicas if known is None else None)

@@ -22,6 +22,7 @@ from headgate_controllers.platforms.kubernetes.render import (
     PORT,
     PURPOSE,
     REVISION,
+    secured_by,
 )
 
 Object = Mapping[str, Any]
@@ -121,15 +122,16 @@ def replica(pod: Object, index: int, now: float, patience: Patience, *, ever_rea
         index=index,
         purpose=Purpose(labels[PURPOSE]),
         state=state,
-        address=_address(status["podIP"]) if listens else "",
+        address=_address(status["podIP"], secured=bool(secured_by(pod))) if listens else "",
         restarts=int(container.get("restartCount", 0)),
         message=message,
         logs=dict.fromkeys(kinds, pod["metadata"]["name"]),
     )
 
 
-def _address(ip: str) -> str:
-    return f"http://[{ip}]:{PORT}" if ":" in ip else f"http://{ip}:{PORT}"
+def _address(ip: str, *, secured: bool) -> str:
+    host = f"[{ip}]" if ":" in ip else ip
+    return f"{'https' if secured else 'http'}://{host}:{PORT}"
 
 
 def _judged(
@@ -224,7 +226,11 @@ def _running(
     allowed = float((pod["metadata"].get("annotations") or {}).get(PATIENCE, DEFAULT_READY_S))
     started = seconds(container["state"]["running"].get("startedAt"))
     if now - started >= allowed:
-        return ReplicaState.FAILED, f"not ready within {allowed:g} s: it runs, but {READY_PATH} does not answer 200"
+        old = "; an image whose base is older than `models.tls` cannot speak TLS" if secured_by(pod) else ""
+        return (
+            ReplicaState.FAILED,
+            f"not ready within {allowed:g} s: it runs, but {READY_PATH} does not answer 200{old}",
+        )
     given_up = int(container.get("restartCount", 0)) >= patience.deaths
     return ReplicaState.FAILED if given_up else ReplicaState.STARTING, before.removeprefix("; ")
 

@@ -15,11 +15,13 @@ from headgate.workload import (
     ADDRESS,
     CPUS,
     FETCH,
+    HEALTH,
     IMAGE_BUNDLE,
     IMAGE_PYTHON,
     MODELS_FOLDER,
     READY_PATH,
     REPLICA,
+    TLS,
     Probe,
     Purpose,
     Workload,
@@ -38,17 +40,20 @@ PURPOSE, PART, POOL = f"{GROUP}/purpose", f"{GROUP}/part", f"{GROUP}/pool"
 SHAPE = f"{GROUP}/shape"  # annotation: digest of what, beside the revision, decides the pod's spec
 BESIDE = f"{GROUP}/beside"  # annotation: digest of what stands beside it, once that was applied
 SCALED = f"{GROUP}/scaled"  # annotation: which scaler may stand beside it
+SECURED = f"{GROUP}/tls"  # annotation of a Deployment and its pods: the Secret that its port's certificate is in
 PATIENCE = f"{GROUP}/ready-within-s"  # annotation of a pod: it is given up when it never was ready by then
 MODEL = "model"  # value of PART, and the container's name
 INITIALIZER = "storage-initializer"  # the container that fetches a model, as Azure calls its log
 OURS = f"{PART}={MODEL}"  # selects what this platform made
 
 PORT = 8080
+HEALTH_PORT = 8081  # beside a port that wants certificates, which a kubelet has none of
 FOLDER = "/var/run/headgate"
 USER = 10_001
 LINGER_S = 5  # before SIGTERM: routers see `terminating` within 1 s and send nothing new
 GRACE_S = 45  # LINGER_S, the front's own drain of 30 s, and some
 NODE_LOST_S = 30  # a pod of a node that is silent is replaced after it; Kubernetes itself waits 300
+CERTIFICATE = "/var/run/secrets/headgate/tls"
 CREDENTIALS = "/var/run/secrets/headgate/catalogues"
 WRITABLE = ("/tmp", FOLDER)  # all else of a replica's file system is read-only
 
@@ -105,18 +110,31 @@ def shape_of(item: Object) -> str:
     return str((item["metadata"].get("annotations") or {}).get(SHAPE, ""))
 
 
+def secured_by(item: Mapping[str, Any]) -> str:
+    """The Secret by which a Deployment or pod speaks TLS; empty: it speaks plain HTTP.
+
+    Decided when a Deployment is made, and kept: whoever renders it again takes what it has.
+    """
+    return str((item["metadata"].get("annotations") or {}).get(SECURED, ""))
+
+
 def _numbers(p: Probe) -> list[int]:
     return [p.initial_delay_s, p.period_s, p.timeout_s, p.success_threshold, p.failure_threshold]
 
 
-def deployment(w: Workload, shelves: Shelves = Shelves()) -> Object:
-    """Without `replicas` where an autoscaler decides on them: an apply would take them from it."""
+def deployment(w: Workload, shelves: Shelves = Shelves(), secured: str = "") -> Object:
+    """Without `replicas` where an autoscaler decides on them: an apply would take them from it.
+
+    Args:
+        secured: see `secured_by`.
+    """
+    noted = {SECURED: secured} if secured else {}
     match_labels = selector(w.endpoint, w.revision, w.purpose)
     return {
         "metadata": {
             "name": object_name(w.endpoint, w.revision, w.purpose),
             "labels": labels(w),
-            "annotations": {SHAPE: shape(w)},
+            "annotations": {SHAPE: shape(w), **noted},
         },
         "spec": {
             **({} if w.scaling else {"replicas": w.replicas}),
@@ -125,8 +143,11 @@ def deployment(w: Workload, shelves: Shelves = Shelves()) -> Object:
             # A changed probe or size never takes a replica away before the next one is ready.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
-                "metadata": {"labels": labels(w), "annotations": {PATIENCE: str(ready_within_s(w.readiness))}},
-                "spec": _pod(w, match_labels, shelves),
+                "metadata": {
+                    "labels": labels(w),
+                    "annotations": {PATIENCE: str(ready_within_s(w.readiness)), **noted},
+                },
+                "spec": _pod(w, match_labels, shelves, secured),
             },
         },
     }
@@ -136,7 +157,7 @@ def ready_within_s(probe: Probe) -> int:
     return probe.initial_delay_s + probe.period_s * probe.failure_threshold
 
 
-def _pod(w: Workload, match_labels: Mapping[str, str], shelves: Shelves) -> Object:
+def _pod(w: Workload, match_labels: Mapping[str, str], shelves: Shelves, secured: str) -> Object:
     spec: Object = {
         "serviceAccountName": account_name(w.endpoint),
         "automountServiceAccountToken": False,
@@ -158,7 +179,22 @@ def _pod(w: Workload, match_labels: Mapping[str, str], shelves: Shelves) -> Obje
         spec["nodeSelector"] = {POOL: w.node_pool}
     if w.fetch:
         _add_initializer(spec, w, shelves)
+    if secured:
+        _add_certificate(spec, secured)
     return spec
+
+
+def _add_certificate(spec: Object, secret: str) -> None:
+    """Optional: a front without its files ends and says so, a pod without its Secret would wait and say nothing."""
+    container = spec["containers"][0]
+    volume = {"secretName": secret, "defaultMode": 0o440, "optional": True}
+    spec["volumes"].append({"name": "tls", "secret": volume})
+    container["volumeMounts"].append({"name": "tls", "mountPath": CERTIFICATE, "readOnly": True})
+    told = {TLS: CERTIFICATE, HEALTH: f"0.0.0.0:{HEALTH_PORT}"}
+    container["env"] += [{"name": name, "value": value} for name, value in told.items()]
+    container["ports"].append({"name": "health", "containerPort": HEALTH_PORT})
+    for probe in ("readinessProbe", "livenessProbe"):
+        container[probe]["httpGet"]["port"] = HEALTH_PORT
 
 
 def _apart(match_labels: Mapping[str, str]) -> Object:
@@ -297,11 +333,15 @@ def _liveness(p: Probe) -> Object:
     }
 
 
-def beside(w: Workload, owner_uid: str, namespace: str = "") -> list[tuple[Kind, Object]]:
-    """What stands beside the Deployment and goes with it; a smoke replica has nothing but its door."""
+def beside(w: Workload, owner_uid: str, namespace: str = "", secured: str = "") -> list[tuple[Kind, Object]]:
+    """What stands beside the Deployment and goes with it; a smoke replica has nothing but its door.
+
+    Args:
+        secured: see `secured_by`.
+    """
     found = [(NETWORK_POLICY, _policy(w, owner_uid))]
     if w.purpose is Purpose.SERVE:
-        found.append((SERVICE, _service(w, owner_uid)))
+        found.append((SERVICE, _service(w, owner_uid, secured)))
         if (w.scaling.least if w.scaling else w.replicas) > 1:
             found.append((DISRUPTION_BUDGET, _budget(w, owner_uid)))
         if w.scaling:
@@ -309,8 +349,8 @@ def beside(w: Workload, owner_uid: str, namespace: str = "") -> list[tuple[Kind,
     return found
 
 
-def beside_digest(w: Workload) -> str:
-    return codec.digest([[kind.name, body] for kind, body in beside(w, "")])[:16]
+def beside_digest(w: Workload, secured: str = "") -> str:
+    return codec.digest([[kind.name, body] for kind, body in beside(w, "", secured=secured)])[:16]
 
 
 def _owned(w: Workload, owner_uid: str) -> Object:
@@ -319,14 +359,15 @@ def _owned(w: Workload, owner_uid: str) -> Object:
     return {"name": name, "labels": labels(w), "ownerReferences": [owner]}
 
 
-def _service(w: Workload, owner_uid: str) -> Object:
-    """Headless: routers read its EndpointSlices and balance themselves."""
+def _service(w: Workload, owner_uid: str, secured: str) -> Object:
+    """Headless: routers read its EndpointSlices, balance themselves, and read there what is spoken at the port."""
+    port: Object = {"name": "http", "port": PORT, "targetPort": PORT, "protocol": "TCP"}
     return {
         "metadata": _owned(w, owner_uid),
         "spec": {
             "clusterIP": "None",
             "selector": selector(w.endpoint, w.revision, w.purpose),
-            "ports": [{"name": "http", "port": PORT, "targetPort": PORT, "protocol": "TCP"}],
+            "ports": [{**port, "appProtocol": "https"} if secured else port],
         },
     }
 
