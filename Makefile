@@ -21,10 +21,10 @@ TESTS_COMPILED := tests/integration/test_compiled.py tests/traps tests/property/
 PACKAGES := core policies pipelines controllers router serving console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test compile test-compiled fuzz soak e2e check lint format types layers golden manifests bench-control bench-judgement bench-cluster docs images lock clean
+.PHONY: help setup demo test compile test-compiled fuzz soak e2e check lint format types layers golden manifests bench-control bench-judgement bench-router bench-cluster docs images lock clean
 
 help:  ## This list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## An environment in .venv, from requirements.lock; at once when nothing changed
 

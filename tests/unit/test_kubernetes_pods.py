@@ -98,19 +98,30 @@ def test_one_that_was_given_up_stays_so_while_it_tries_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("terminated", "first"),
+    ("terminated", "said"),
     [
-        pytest.param(OOM, "OOM: it needed more than its limit of 512Mi; choose a larger instance type", id="memory"),
-        pytest.param({"exitCode": 3, "message": "headgate: no model\n"}, "ended with code 3: no model", id="code"),
-        pytest.param({"exitCode": 137, "signal": 9}, "killed by signal 9", id="signal"),
-        pytest.param({"exitCode": 1}, "ended with code 1", id="silent"),
+        pytest.param(
+            OOM,
+            [
+                "OOM: it needed more than its limit of 512Mi; choose a larger instance type",
+                "loading",
+                "headgate: the model is ready",
+            ],
+            id="memory",
+        ),
+        pytest.param({"exitCode": 3, "message": "headgate: no model\n"}, ["ended with code 3: no model"], id="code"),
+        pytest.param(
+            {"exitCode": 1, "message": "old\nheadgate: once\nTraceback\n\nheadgate: no model\n"},
+            ["ended with code 1: no model", "Traceback"],
+            id="its last start",
+        ),
+        pytest.param({"exitCode": 137, "signal": 9}, ["killed by signal 9"], id="signal"),
+        pytest.param({"exitCode": 1}, ["ended with code 1"], id="silent"),
     ],
 )
-def test_a_death_is_told_with_the_end_of_its_log(terminated: dict[str, Any], first: str) -> None:
+def test_a_death_is_told_with_the_end_of_its_log(terminated: dict[str, Any], said: list[str]) -> None:
     container = {"resources": {"limits": {"memory": "512Mi"}}}
-    lines = pods.why_died(container, terminated).splitlines()
-    assert lines[0] == first
-    assert lines[1:] == [line for line in terminated.get("message", "").splitlines() if line]
+    assert pods.why_died(container, terminated).splitlines() == said
 
 
 def test_a_ready_one_has_an_address_and_no_message() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from headgate import codec
 from headgate.workload import READY_PATH, Purpose, Replica, ReplicaState
+from headgate_controllers.platforms import lastwords
 from headgate_controllers.platforms.kubernetes.render import (
     DEPLOYMENT,
     ENDPOINT,
@@ -26,7 +27,6 @@ from headgate_controllers.platforms.kubernetes.render import (
 )
 
 Object = Mapping[str, Any]
-LAST_LINES = 12  # of a dead replica's log, in its message
 DEFAULT_READY_S = 310.0
 
 IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError")
@@ -201,14 +201,13 @@ def _died(container: Object, last: Object, patience: Patience, ever_ready: bool)
 
 def why_died(container: Object, last: Object) -> str:
     """One line a person can act on, then the log's end."""
-    lines = [line for line in (last.get("message") or "").splitlines() if line.strip()][-LAST_LINES:]
+    lines = lastwords.told(last.get("message") or "")
     if last.get("reason") == "OOMKilled":
         allowed = ((container.get("resources") or {}).get("limits") or {}).get("memory", "")
         limit = f"its limit of {allowed}" if allowed else "the node's memory"
         return "\n".join([f"OOM: it needed more than {limit}; choose a larger instance type", *lines])
     how = f"killed by signal {last['signal']}" if last.get("signal") else f"ended with code {last.get('exitCode', 0)}"
-    said = lines[-1].removeprefix("headgate: ") if lines else ""
-    return "\n".join([f"{how}: {said}" if said else how, *lines])
+    return lastwords.message(how, lines)
 
 
 def _running(

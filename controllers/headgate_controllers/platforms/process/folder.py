@@ -19,12 +19,12 @@ from pathlib import Path
 
 from headgate import codec
 from headgate.workload import ADDRESS, CPU_SET, CPUS, REPLICA, Workload
+from headgate_controllers.platforms import lastwords
 from headgate_controllers.platforms.process.life import Life, cores
 from headgate_kit import child
 from headgate_kit.files import read_json, write_atomic, write_json
 
 LOGS = ("inference-server", "storage-initializer")
-LAST_LINES = 12  # of a dead replica's log, in its message
 TAIL_BYTES = 8_192
 LOG_LIMIT = 32 << 20  # bytes: a longer log starts over, its old content stays once under NAME.1
 # What a replica inherits of our environment: where things are, nothing that could be a secret.
@@ -102,7 +102,7 @@ def last_lines(folder: Path) -> list[str]:
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return []
-    return [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
+    return lastwords.told(text)
 
 
 def why_ended(folder: Path, state: child.State, reason: str) -> str:
@@ -119,15 +119,7 @@ def why_ended(folder: Path, state: child.State, reason: str) -> str:
             how = f"ended with code {code}"
         case _:
             how = "its process is gone"
-    said = lines[-1].removeprefix("headgate: ") if lines and not reason else ""
-    head = reason or (f"{how}: {said}" if said else how)
-    return "\n".join([head, *(own_words(lines) if said else lines)])
-
-
-def own_words(lines: list[str]) -> list[str]:
-    """What the last of several starts said: the front ends each with a line of its own, and the last one is known."""
-    ends = [index for index, line in enumerate(lines[:-1]) if line.startswith("headgate: ")]
-    return lines[ends[-1] + 1 if ends else 0 : -1]
+    return "\n".join([reason, *lines]) if reason else lastwords.message(how, lines)
 
 
 def bound_logs(folder: Path) -> None:
