@@ -18,7 +18,7 @@ from headgate_policies.judge import resolve
 
 LIMITS = ("max_rate", "max_ms")  # parameters that need nothing to compare with
 ENVOY = "envoy"  # the data path that keeps no answers and times no events
-NO_TUNNELS = ("asgi", ENVOY)  # data paths that refuse every WebSocket
+NO_TUNNELS = "asgi"  # the data path that refuses every WebSocket
 NOT_OF_ENVOY = ("pairs", "echo", "events")  # kinds of needs
 
 
@@ -79,7 +79,7 @@ def check(reading: Reading, tree: Tree, gates: Mapping[str, Any]) -> tuple[Findi
             why, fix = "it would stop nothing", "give the rollout that phase, or take the gate out"
             found.append(Finding("gate-idle", message, why, fix, place, Severity.WARNING))
     dataplane = _dataplane(tree)
-    if dataplane in NO_TUNNELS and reading.target.process.websocket:
+    if dataplane == NO_TUNNELS and reading.target.process.websocket:
         found.append(_untunnelled(dataplane, place_of_key(sorted(reading.files), tree, "websocket")))
     if dataplane == ENVOY:
         found += [_starved(reading, tree, name) for name in starved(reading.target.process, gates)]
@@ -95,8 +95,8 @@ def _untunnelled(dataplane: str, place: Place) -> Finding:
     return Finding(
         "dataplane-lacks",
         f"`websocket` has no effect with `dataplane: {dataplane}`: every WebSocket is refused",
-        "only the routers' own data path tunnels them",
-        "start the routers with `--dataplane builtin`, or leave `websocket` out",
+        "only `builtin` and `envoy` tunnel them",
+        "start the routers with `--dataplane builtin` or `envoy`, or leave `websocket` out",
         place,
         Severity.WARNING,
     )

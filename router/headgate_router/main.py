@@ -95,7 +95,9 @@ class Worker:
         self.routes = Routes(draws, resolvers, known, keys, Trust(settings.models))
         self.book = Book(time.monotonic())
         self.mirrors = Mirrors(self.book)
-        self.side = Side(settings.worker, settings.envoy, self.routes, self.book) if settings.envoy else None
+        self.side = (
+            Side(settings.worker, settings.envoy, self.routes, self.book, settings.tunnels) if settings.envoy else None
+        )
         announced = Announced(settings.data, settings.control, settings.token_file)
         plane = self.side.plane if self.side else None
         self.feed = Feed(

@@ -18,12 +18,14 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
 
 import certificates
 import envoyplane
 from headgate.table import EndpointRoute, RouteRevision, RouteTable, seal
 from headgate_kit.layout import DataFolder
-from headgate_router.dataplanes.envoy.process import ask
+from headgate_router.dataplanes.envoy.process import RUNNING, ask
 from headgate_router.dataplanes.envoy.side import Side
 from headgate_router.main import ENVOY, Settings, Worker
 
@@ -56,11 +58,11 @@ class Beside:
 
 
 @asynccontextmanager
-async def beside(folder: Path, **door: Any) -> AsyncIterator[Beside]:
+async def beside(folder: Path, threads: int = envoyplane.THREADS, **door: Any) -> AsyncIterator[Beside]:
     settings: dict[str, Any] = {"dataplane": ENVOY}
     sock = envoyplane.prepare(settings)
     asked = settings["envoy"]
-    settings["envoy"] = replace(asked, door=replace(asked.door, **door))
+    settings["envoy"] = replace(asked, threads=threads, door=replace(asked.door, **door))
     worker = Worker(Settings(DataFolder(folder), "router-0", **settings))
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     serving = asyncio.create_task(worker.serve(sock))
@@ -211,6 +213,33 @@ def test_a_drain_lets_answers_end_and_counts_them(tmp_path: Path) -> None:
         assert book.totals().live["e", "blue"].outcomes == {"ok": 1}
         assert not router.side.envoy.running
         server.close()
+
+    run(scenario())
+
+
+def test_a_handshake_waits_for_the_place_that_another_tunnel_holds(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async def echo(connection: ServerConnection) -> None:
+            async for message in connection:
+                await connection.send(message)
+
+        async with serve(echo, "127.0.0.1", 0) as server, beside(tmp_path, threads=1) as router:
+            address = f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+            await router.route(RouteRevision("rev", "rev", 1000, (address,), websocket=True))  # of one place
+            url = f"ws://127.0.0.1:{router.caller.base_url.port}/endpoints/e/chat"
+            async with connect(url, additional_headers=AUTH, proxy=None) as first:
+                waiting = asyncio.create_task(waits(url))
+                while (await router.side.envoy.stats())[RUNNING] < 2:
+                    await asyncio.sleep(0.01)
+                await first.send("still?")
+                assert await first.recv() == "still?"
+                assert not waiting.done()
+            assert await waiting == "my turn"
+
+    async def waits(url: str) -> Any:
+        async with connect(url, additional_headers=AUTH, proxy=None, open_timeout=30) as second:
+            await second.send("my turn")
+            return await second.recv()
 
     run(scenario())
 

@@ -10,6 +10,7 @@ import pytest
 from headgate.evidence import Batch
 from headgate_router.count import Book
 from headgate_router.dataplanes.envoy.lines import count
+from headgate_router.tunnels import Why
 
 WHOLE: dict[str, Any] = {
     "kind": "live", "endpoint": "e", "generation": "5", "chosen": None, "cluster": "e/rev", "status": 200,
@@ -47,6 +48,38 @@ def test_what_became_of_a_request(more: dict[str, Any], outcome: str, status: st
     assert counts.outcomes == {outcome: 1}
     assert batch.statuses == {status: 1}
     assert bool(counts.latency) is timed
+
+
+@pytest.mark.parametrize(
+    ("flags", "details", "why"),
+    [
+        ("UC", "upstream_reset_after_response_started{connection_termination}", Why.MODEL),
+        ("DC", "downstream_remote_disconnect", Why.CALLER),
+        ("DC", "downstream_local_disconnect(purging)", Why.DRAINED),
+        ("SI", "stream_idle_timeout", Why.IDLE),
+        ("-", "max_duration_timeout", Why.LIFE),
+    ],
+    ids=lambda value: value.value if isinstance(value, Why) else "",
+)
+def test_a_tunnel_is_one_request_without_a_duration_and_its_end_has_a_reason(
+    flags: str, details: str, why: Why
+) -> None:
+    book = Book()
+    count(book, json.dumps({**WHOLE, "status": 101, "flags": flags, "details": details, "whole_us": None}).encode())
+    (batch,) = book.seal(1.0)
+    assert (batch.live["rev"].outcomes, batch.live["rev"].latency, batch.statuses) == ({"ok": 1}, {}, {"101": 1})
+    assert sum(batch.live["rev"].first_byte.values()) == 1
+    assert book.tunnels.ended == {why: 1}
+
+
+@pytest.mark.parametrize("status", [400, 403, 413])
+def test_what_was_refused_before_it_was_sent_blames_no_revision(status: int) -> None:
+    batch = booked(status=status, details="ours", first_us=None, whole_us=None)
+    assert (batch.live, batch.statuses) == ({}, {str(status): 1})
+
+
+def test_an_answer_to_a_handshake_is_an_answer() -> None:
+    assert booked(details="websocket_handshake_unsuccessful").live["rev"].outcomes == {"ok": 1}
 
 
 def test_a_whole_answer_has_its_times_and_its_requests_size() -> None:

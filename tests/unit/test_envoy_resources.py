@@ -11,6 +11,7 @@ import pytest
 from headgate.evidence import PairKind
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable
 from headgate_router.dataplanes.envoy.resources import callers, cluster_name, clusters, copies, host, problems
+from headgate_router.tunnels import Limits
 
 BLUE = RouteRevision("blue-1", "blue", 900, ("http://10.0.0.1:8080", "http://10.0.0.2:8080"), "/v1/predict")
 GREEN = RouteRevision("green-2", "green", 100, ("http://[fd00::1]:8080",), instances=3, max_concurrent_per_instance=4)
@@ -22,7 +23,7 @@ def table(*revisions: RouteRevision, **more: Any) -> RouteTable:
 
 
 def routes(given: RouteTable, name: str = "e") -> list[dict[str, Any]]:
-    every: list[dict[str, Any]] = callers(given, "1")["virtual_hosts"]
+    every: list[dict[str, Any]] = callers(given, "1", Limits())["virtual_hosts"]
     (found,) = [one["routes"] for one in every if one["name"] == name]
     assert isinstance(found, list)
     return found
@@ -70,7 +71,7 @@ def test_the_override_reaches_a_name_in_proportion_one_revision_exactly_and_noth
 def test_a_drained_endpoint_is_404_and_its_deployments_can_still_be_named() -> None:
     every = routes(table(WARM))
     assert [("route" in r, r.get("direct_response", {}).get("status")) for r in every] == [
-        (True, None), (True, None), (False, 404), (False, 404), (False, 401),
+        (False, 403), (True, None), (True, None), (False, 404), (False, 404), (False, 401),
     ]  # fmt: skip
 
 
@@ -138,6 +139,34 @@ def test_a_sticky_split_hashes_what_the_caller_brings(sticky: str, policy: dict[
     assert action["weighted_clusters"]["use_hash_policy"] is True
 
 
+def test_a_handshake_is_led_as_any_request_with_times_of_its_own_and_no_copies() -> None:
+    given = table(replace(BLUE, websocket=True), GREEN, WARM, mirrors=(Mirror("red-3", 200),), sticky="header:x-user")
+    every = [one for one in routes(given) if "upgrade" in asked(one)]
+    assert [r["direct_response"]["status"] for r in every if "route" not in r] == []
+    split = every[-1]["route"]
+    assert weights(every[-1]) == {"e/blue-1": 900, "e/green-2": 100}
+    assert (split["idle_timeout"], split["max_stream_duration"]) == ("120.000s", {"max_stream_duration": "14400.000s"})
+    assert split["hash_policy"] == routes(given)[-2]["route"]["hash_policy"]
+    assert not [one for one in every if "request_mirror_policies" in one["route"]]
+    assert {asked(one).get("azureml-model-deployment") for one in every} > {"blue", "green@green-2", "red"}
+
+
+def test_a_revision_that_takes_no_websocket_keeps_its_share_and_refuses() -> None:
+    (blue, green) = next(
+        one["route"]["weighted_clusters"]["clusters"]
+        for one in routes(table(replace(BLUE, websocket=True), GREEN))
+        if list(asked(one)) == ["headgate-admitted", "upgrade"]
+    )
+    assert "typed_per_filter_config" not in blue
+    assert green["typed_per_filter_config"]["envoy.filters.http.fault"]["abort"]["http_status"] == 403
+    assert "response_headers_to_add" not in green
+
+
+def test_where_no_revision_takes_a_websocket_the_route_refuses() -> None:
+    (refusing,) = [one for one in routes(table(BLUE, GREEN)) if "upgrade" in asked(one)]
+    assert refusing["direct_response"]["status"] == 403
+
+
 @pytest.mark.parametrize(("repeatable", "reset"), [(True, True), (False, False)], ids=["repeatable", "not"])
 def test_only_a_repeatable_request_that_may_have_run_is_sent_again(repeatable: bool, reset: bool) -> None:
     retries = routes(table(BLUE, repeatable=repeatable))[-2]["route"]["retry_policy"]
@@ -152,7 +181,7 @@ def test_hosts_have_no_case_and_names_do() -> None:
 
 
 def test_no_table_still_answers_pages_and_probes() -> None:
-    every = {one["name"]: one for one in callers(None, "0")["virtual_hosts"]}
+    every = {one["name"]: one for one in callers(None, "0", Limits())["virtual_hosts"]}
     assert sorted(every) == ["pages.headgate", "probe.headgate", "unknown"]
     assert every["probe.headgate"]["routes"][0]["direct_response"]["body"] == {"inline_string": "0"}
     assert every["unknown"]["routes"][0]["direct_response"]["status"] == 404

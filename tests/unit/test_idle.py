@@ -110,7 +110,7 @@ def test_who_says_that_routers_run_beside_envoy_is_warned_also_of_default_gates(
     assert [(one.code, one.is_error) for one in found] == [(code, False) for code in codes]
 
 
-@pytest.mark.parametrize(("dataplane", "warned"), [("envoy", True), ("asgi", True), ("builtin", False)])
+@pytest.mark.parametrize(("dataplane", "warned"), [("envoy", False), ("asgi", True), ("builtin", False)])
 def test_who_asks_for_tunnels_is_warned_of_a_data_path_that_has_none(
     tmp_path: Path, dataplane: str, warned: bool
 ) -> None:

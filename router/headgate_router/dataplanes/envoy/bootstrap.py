@@ -19,7 +19,10 @@ from headgate_router.dataplanes.envoy.resources import (
     COPIES_RUNNING,
     COPY,
     COPY_DOOR,
+    FAULT,
+    FAULT_TYPE,
     GENERATION,
+    LUA,
     PROTOCOL,
     SCORE,
     SCORING_PATH,
@@ -77,12 +80,13 @@ def bootstrap(worker: str, door: Door, places: Places) -> dict[str, Any]:
 
 def _callers(door: Door) -> dict[str, Any]:
     manager = {
-        **_manager(CALLERS, CALLERS, [_admission(door.domain), _body_limit(door.max_body), _router()]),
+        **_manager(CALLERS, CALLERS, [_admission(door.domain), _refusal(), _body_limit(door.max_body), _router()]),
         "early_header_mutation_extensions": [
             {"name": "ours", "typed_config": {"@type": _MUTATIONS, "mutations": [{"remove": name} for name in _OURS]}}
         ],
         "access_log": [_log(_LIVE)],
         "local_reply_config": {"mappers": [_reply(*row) for row in _REPLIES]},
+        "upgrade_configs": [{"upgrade_type": "websocket"}],  # which routes take them is for `filter.lua` to say
     }
     chain: dict[str, Any] = {"filters": [_http(manager)]}
     if door.certificate is not None and door.key is not None:
@@ -147,7 +151,12 @@ def _admission(domain: str) -> dict[str, Any]:
 
 def _lua(script: str) -> dict[str, Any]:
     code = {"default_source_code": {"inline_string": script}}
-    return {"name": "envoy.filters.http.lua", "typed_config": {"@type": f"{_HTTP}.lua.v3.Lua", **code}}
+    return {"name": LUA, "typed_config": {"@type": f"{_HTTP}.lua.v3.Lua", **code}}
+
+
+def _refusal() -> dict[str, Any]:
+    """Of a revision that a route says it for: which one was drawn is known after the script."""
+    return {"name": FAULT, "typed_config": {"@type": FAULT_TYPE}}
 
 
 def _body_limit(most: int) -> dict[str, Any]:

@@ -78,6 +78,15 @@ local function may_ask(handle, headers, name, generation)
   return fields, body
 end
 
+local function odd(handle, headers)
+  -- It asks to speak WebSocket, in a way that no handshake does.
+  if not headers:get("upgrade") then
+    return false
+  end
+  return headers:get(":method") ~= "GET" or headers:get("content-length") or headers:get("transfer-encoding")
+    or handle:streamInfo():protocol() ~= "HTTP/1.1"
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local path = headers:get(":path")
@@ -114,4 +123,7 @@ function envoy_on_request(handle)
   headers:replace(":path", "/" .. below .. query)
   headers:replace("headgate-admitted", "yes")
   handle:clearRouteCache()
+  if odd(handle, headers) then
+    handle:respond({[":status"] = "400", ["x-ms-request-id"] = headers:get("x-ms-request-id")}, "")
+  end
 end

@@ -12,13 +12,20 @@ from headgate.evidence import Outcome
 from headgate_router import mirror
 from headgate_router.count import Book
 from headgate_router.dataplanes.envoy.resources import CONTROL
-from headgate_router.refusals import CLIENT_GONE, TOO_LARGE
+from headgate_router.refusals import BAD_REQUEST, CLIENT_GONE, NO_WEBSOCKET, TOO_LARGE
+from headgate_router.tunnels import Why
 
 LEFT = {"DC", "DPE", "DR"}  # Envoy's flags: the caller's doing
 TIMED_OUT = {"SI", "UT"}
 BUSY = "UO"
 NO_HOST = "UH"
 NOT_SAMPLED = "not_sampled"
+UNSENT = {refusal.status for refusal in (BAD_REQUEST, NO_WEBSOCKET, TOO_LARGE)}  # what a model says of these is 424
+WHOLE = {"via_upstream", "websocket_handshake_unsuccessful"}  # Envoy's details: the model's answer
+SWITCHED = 101
+STOOD_STILL = "SI"
+TOO_OLD = "max_duration_timeout"
+OUR_END = "downstream_local_disconnect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,7 @@ def count(book: Book, raw: bytes) -> None:
             book.no_endpoint(line.status or CLIENT_GONE)
         return
     generation = int(line.generation)
-    if line.cluster is None or line.status == TOO_LARGE.status:
+    if line.cluster is None or line.status in UNSENT:
         if line.kind == "live":
             book.refused(line.endpoint, generation, line.status or CLIENT_GONE)
         return
@@ -57,6 +64,8 @@ def count(book: Book, raw: bytes) -> None:
 
 def _live(book: Book, line: Line, endpoint: str, generation: int, revision: str) -> None:
     outcome, whole_ms = _became(line)
+    if line.status == SWITCHED:
+        book.tunnels.ended[_ended(line)] += 1
     book.live(
         endpoint,
         generation,
@@ -86,15 +95,26 @@ def _copy(book: Book, line: Line, endpoint: str, generation: int, revision: str)
 
 def _became(line: Line) -> tuple[Outcome, float | None]:
     """What became of it, and its milliseconds: of a whole answer, or until it was given up."""
+    if line.status == SWITCHED:  # its frames are not looked at: who left without a Close is not known
+        return Outcome.OK, None
     flags = _flags(line)
     if flags & LEFT or not line.status:
         return Outcome.CLIENT_GONE, None
     if flags & TIMED_OUT:
         return Outcome.TIMEOUT, float(line.ms or 0)
-    if line.details == "via_upstream" and not flags:
+    if line.details in WHOLE and not flags:
         ok = 200 <= line.status < 300
         return Outcome.OK if ok else Outcome.MODEL_ERROR, _ms(line.whole_us)
     return Outcome.TRUNCATED if line.first_us is not None else Outcome.REFUSED, None
+
+
+def _ended(line: Line) -> Why:
+    flags, details = _flags(line), line.details or ""
+    if flags & LEFT:
+        return Why.DRAINED if details.startswith(OUR_END) else Why.CALLER
+    if STOOD_STILL in flags:
+        return Why.IDLE
+    return Why.LIFE if details == TOO_OLD else Why.MODEL
 
 
 def _flags(line: Line) -> set[str]:

@@ -23,6 +23,7 @@ from headgate_router.dataplanes.envoy.resources import (
     copies,
     problems,
 )
+from headgate_router.tunnels import Limits
 
 log = logging.getLogger("headgate.router")
 
@@ -33,15 +34,22 @@ class Plane:
     Args:
         table: what is to be served by; None: nothing yet.
         addresses: where the replicas of a revision are.
+        tunnels: how long a WebSocket may live.
     """
 
     def __init__(
-        self, discovery: Discovery, probes: Probes, table: Callable[[], RouteTable | None], addresses: Addresses
+        self,
+        discovery: Discovery,
+        probes: Probes,
+        table: Callable[[], RouteTable | None],
+        addresses: Addresses,
+        tunnels: Limits,
     ) -> None:
         self._discovery = discovery
         self._probes = probes
         self._table = table
         self._addresses = addresses
+        self._tunnels = tunnels
         self._version = 0
         self._clusters: dict[str, Resource] = {}  # every one that some thread may still send requests to
         self._leading: asyncio.Task[None] | None = None
@@ -82,7 +90,7 @@ class Plane:
             await taken(CLUSTERS, version)
             offer(COPIES, version, [copies(table)])
             await taken(COPIES, version)
-            offer(CALLERS, version, [callers(table, version)])
+            offer(CALLERS, version, [callers(table, version, self._tunnels)])
             await taken(CALLERS, version)
         except Refused as error:
             log.error("%s", error)

@@ -41,7 +41,8 @@ POLL_S = 0.1
 RUNNING = "http.callers.downstream_rq_active"
 BEGUN = ("http.callers.downstream_rq_total", "http.copies.downstream_rq_total")
 COPIES_RUNNING = "http.copies.downstream_rq_active"
-_STATS = "^http[.](callers|copies)[.]downstream_rq_(active|total)$"
+TUNNELS = "http.callers.downstream_cx_upgrades_active"  # they are among those that run
+_STATS = "^http[.](callers|copies)[.]downstream_(rq_(active|total)|cx_upgrades_active)$"
 SILENT = (OSError, HTTPException, ValueError)
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
@@ -155,17 +156,28 @@ class Envoy:
             for line in lines:
                 self._line(line)
 
-    async def end(self, seconds: float) -> None:
-        """No new connections; running answers end, for so long; then the process, whose last lines are read."""
+    async def end(self, seconds: float, tunnels_s: float) -> None:
+        """No new connections; running answers end, for so long; then the process, whose last lines are read.
+
+        Args:
+            tunnels_s: how long tunnels are waited for, when nothing else runs.
+        """
         self._ending = True
         if not self.running:
             return
         with suppress(TimeoutError, *SILENT):
             await ask(self._command.admin, "POST", "/drain_listeners")
             async with asyncio.timeout(seconds):
-                while await self.in_flight():
+                tunnels_until = asyncio.get_running_loop().time() + tunnels_s
+                while await self._waited_for(tunnels_until):
                     await asyncio.sleep(POLL_S)
         self._signal(signal.SIGTERM)
+
+    async def _waited_for(self, tunnels_until: float) -> bool:
+        """Raises as `stats`."""
+        found = await self.stats()
+        over = asyncio.get_running_loop().time() > tunnels_until
+        return found.get(RUNNING, 0) > (found.get(TUNNELS, 0) if over else 0)
 
     async def stats(self) -> dict[str, int]:
         """Requests of callers and copies since the start, and how many run.
@@ -175,10 +187,6 @@ class Envoy:
         said = await ask(self._command.admin, "GET", f"/stats?filter={_STATS}")
         rows = (line.decode().split(": ") for line in said.splitlines())
         return {name: int(value) for name, value in rows}
-
-    async def in_flight(self) -> int:
-        """Requests of callers that run. Raises as `stats`."""
-        return (await self.stats()).get(RUNNING, 0)
 
     def _signal(self, number: int) -> None:
         if self._process is not None and self.running:

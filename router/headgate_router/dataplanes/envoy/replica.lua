@@ -26,16 +26,28 @@ function envoy_on_request(handle)
   headers:remove("headgate-path")
 end
 
+local function switched(headers)
+  -- To WebSocket, and to nothing else.
+  return headers:get(":status") == "101" and (headers:get("upgrade") or ""):lower() == "websocket"
+    and (headers:get("connection") or ""):lower():find("upgrade", 1, true)
+end
+
 function envoy_on_response(handle)
   local headers = handle:headers()
+  local tunnel = switched(headers)
   local named = headers:get("connection")
   if named then
     for name in named:gmatch("[^,%s]+") do
-      headers:remove(name)
+      if not (tunnel and name:lower() == "upgrade") then
+        headers:remove(name)
+      end
     end
   end
   for _, name in ipairs(OURS) do
     headers:remove(name)
+  end
+  if tunnel then
+    return
   end
   local status = tonumber(headers:get(":status"))
   if status < 200 or status > 299 then

@@ -18,6 +18,7 @@ from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable
 from headgate_router import refusals
 from headgate_router.refusals import Refusal
 from headgate_router.request import HELD
+from headgate_router.tunnels import Limits
 
 Resource = dict[str, Any]
 Addresses = Callable[[RouteRevision], tuple[str, ...]]
@@ -31,8 +32,10 @@ ADMITTED, COPY, GENERATION = "headgate-admitted", "headgate-copy", "headgate-gen
 SCORE, SCORING_PATH = "headgate-score", "headgate-path"
 OVERRIDE = "azureml-model-deployment"
 TYPE = "type.googleapis.com/"
+FAULT_TYPE = f"{TYPE}envoy.extensions.filters.http.fault.v3.HTTPFault"
 CLUSTER_TYPE = f"{TYPE}envoy.config.cluster.v3.Cluster"
 ROUTES_TYPE = f"{TYPE}envoy.config.route.v3.RouteConfiguration"
+LUA, FAULT = "envoy.filters.http.lua", "envoy.filters.http.fault"
 PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 CONNECT_S = 1.0
 IDLE_S = 30.0  # an unused connection to a replica
@@ -148,9 +151,9 @@ _OUTLIERS = {
 # Routes.
 
 
-def callers(table: RouteTable | None, version: str) -> Resource:
+def callers(table: RouteTable | None, version: str, tunnels: Limits) -> Resource:
     """What callers' requests are matched with. `version`: what the probe of each thread answers."""
-    hosts = [_endpoint(route) for route in table.endpoints.values()] if table is not None else []
+    hosts = [_endpoint(route, tunnels) for route in table.endpoints.values()] if table is not None else []
     pages = {
         "cluster": CONTROL,
         "host_rewrite_literal": PAGES,
@@ -193,8 +196,8 @@ def copies(table: RouteTable | None) -> Resource:
     }
 
 
-def _endpoint(route: EndpointRoute) -> Resource:
-    admitted = [*_named(route), *_split(route)]
+def _endpoint(route: EndpointRoute, tunnels: Limits) -> Resource:
+    admitted = [*_upgrades(route, tunnels), *_named(route), *_split(route)]
     return {
         "name": route.name,
         "domains": [host(route.name)],
@@ -205,6 +208,49 @@ def _endpoint(route: EndpointRoute) -> Resource:
         ],
         "routes": [*admitted, {**_refuses(refusals.UNAUTHORIZED), "metadata": _metadata(route)}],
     }
+
+
+def _upgrades(route: EndpointRoute, tunnels: Limits) -> Iterator[Resource]:
+    """Requests to speak WebSocket: led as any other, but for their times, and never copied."""
+    upgrade = {"name": "upgrade", "string_match": {"exact": "websocket", "ignore_case": True}}
+    if not any(row.websocket for row in route.revisions):
+        yield {**_refuses(refusals.NO_WEBSOCKET, [_is(ADMITTED, "yes"), upgrade]), "metadata": _metadata(route)}
+        return
+    live = [(row, row.per_mille) for row in route.revisions if row.per_mille]
+    split = [_to(route, [], live)] if live else []
+    for found in [*_named(route), *split]:
+        if "route" not in found:
+            yield found
+            continue
+        matched = {**found["match"], "headers": [*found["match"]["headers"], upgrade]}
+        yield {**found, "match": matched, "route": _tunnel(found["route"], route, tunnels)}
+
+
+def _tunnel(action: Resource, route: EndpointRoute, limits: Limits) -> Resource:
+    """Has times of its own. A revision that takes no WebSocket is drawn too, and refuses."""
+    taking = {cluster_name(route.name, row.revision) for row in route.revisions if row.websocket}
+    split = action["weighted_clusters"]
+    clusters = [
+        one if one["name"] in taking else {"name": one["name"], "weight": one["weight"], **_REFUSES_WEBSOCKET}
+        for one in split["clusters"]
+    ]
+    return {
+        **action,
+        "weighted_clusters": {**split, "clusters": clusters},
+        "idle_timeout": f"{limits.idle_s:.3f}s",
+        "max_stream_duration": {"max_stream_duration": f"{limits.life_s:.3f}s"},
+        "retry_policy": _retries(repeatable=False),
+    }
+
+
+_REFUSES_WEBSOCKET = {
+    "typed_per_filter_config": {
+        FAULT: {
+            "@type": FAULT_TYPE,
+            "abort": {"http_status": refusals.NO_WEBSOCKET.status, "percentage": {"numerator": 100}},
+        }
+    }
+}
 
 
 def _named(route: EndpointRoute) -> Iterator[Resource]:
@@ -327,7 +373,7 @@ def _metadata(route: EndpointRoute, *, chosen: bool = False) -> Resource:
     said: Resource = {"endpoint": route.name, "generation": str(route.generation)}
     if chosen:
         said["chosen"] = "yes"
-    return {"filter_metadata": {METADATA: said, "envoy.filters.http.lua": said}}
+    return {"filter_metadata": {METADATA: said, LUA: said}}
 
 
 def _refuses(refusal: Refusal, headers: Sequence[Resource] = ()) -> Resource:

@@ -25,6 +25,7 @@ from headgate_router.dataplanes.envoy.plane import Plane
 from headgate_router.dataplanes.envoy.probes import Probes
 from headgate_router.dataplanes.envoy.process import BEGUN, COPIES_RUNNING, RUNNING, SILENT, Command, Envoy, find
 from headgate_router.routes import Routes
+from headgate_router.tunnels import Limits
 
 log = logging.getLogger("headgate.router")
 
@@ -70,7 +71,7 @@ def keep(host: str, port: int) -> socket.socket:
 class Side:
     """Not thread-safe: one event loop."""
 
-    def __init__(self, worker: str, asked: Asked, routes: Routes, book: Book) -> None:
+    def __init__(self, worker: str, asked: Asked, routes: Routes, book: Book, tunnels: Limits) -> None:
         self._book = book
         self._folder = Path(tempfile.mkdtemp(prefix="headgate-envoy-"))  # short: the systems' limit is 104 bytes
         places = Places(*(str(self._folder / name) for name in ("control", "admin", "probe", "copies")))
@@ -78,8 +79,9 @@ class Side:
         self.unread = 0
         self.discovery = Discovery()
         self._probes = Probes(places.probe, asked.threads)
-        self.plane = Plane(self.discovery, self._probes, lambda: routes.table, routes.addresses.of)
+        self.plane = Plane(self.discovery, self._probes, lambda: routes.table, routes.addresses.of, tunnels)
         self._routes = routes
+        self._tunnels = tunnels
         command = Command(asked.binary, asked.threads, self._folder, places.admin)
         self.envoy = Envoy(command, bootstrap(worker, asked.door, places), self._starting, self._count)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -136,7 +138,7 @@ class Side:
 
     async def end(self, seconds: float) -> None:
         """Drains and ends Envoy; every line that it wrote is counted when `run` has ended."""
-        await self.envoy.end(seconds)
+        await self.envoy.end(seconds, self._tunnels.drain_s)
         self.discovery.close()
 
     def clean(self) -> None:
