@@ -461,6 +461,7 @@ def test_23_a_key_taken_away_opens_nothing_more_on_the_connection_it_was_used_on
         statuses = []
         for opens in ([b"the-key"], [b"the-key", b"other-key"], [b"other-key"]):
             site.route(opens)
+            await site.served()
             for _ in range(2):
                 caller.write(site.request())
                 statuses.append((await caller.answer()).status)
