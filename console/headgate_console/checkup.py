@@ -59,6 +59,7 @@ def cluster(found: Cluster, settings: Mapping[str, str]) -> Iterator[Check]:
         ("images", lambda: images(found)),
         ("registry", lambda: registry(settings)),
         ("pools", lambda: pools(found)),
+        ("models", lambda: models(found, settings)),
         ("argo", lambda: argo(found, settings)),
     )
     for name, look in looks:
@@ -209,6 +210,30 @@ def pools(found: Cluster) -> Iterator[Check]:
     for pool, count in sorted(counted.items()):
         shown = f"{count} node{'s' if count > 1 else ''}, {gpus[pool]} GPUs"
         yield Check(f"pool {pool or '(no label headgate.dev/pool)'}", OK, shown)
+
+
+def models(found: Cluster, settings: Mapping[str, str]) -> Iterator[Check]:
+    """How routers meet them: as each revision was made, and whether routers can."""
+    from headgate_kit.kube.kinds import DEPLOYMENT
+
+    deployments, _ = found.list(DEPLOYMENT, selector="headgate.dev/part=model,headgate.dev/purpose=serve")
+    secured = [d for d in deployments if "headgate.dev/tls" in (d["metadata"].get("annotations") or {})]
+    plain = sorted({d["metadata"]["name"] for d in deployments} - {d["metadata"]["name"] for d in secured})
+    asked = settings.get("HEADGATE_MODELS_TLS_SECRET", "")
+    if not secured and not asked:
+        yield Check("models", OK, f"{len(plain)} revisions, met by plain HTTP (chart: models.tls)")
+        return
+    message = f"{len(secured)} of {len(deployments)} revisions are met by mutual TLS"
+    router = found.get(DEPLOYMENT, "headgate-router")
+    words = router["spec"]["template"]["spec"]["containers"][0].get("args") or () if router else ()
+    if router is not None and not any(str(word).startswith("--models-tls=") for word in words):
+        why = "routers were given no certificate for it"
+        yield Check("models", FAIL, f"{message}, and {why}", "helm upgrade with models.tls.clientSecret")
+    elif plain and asked:
+        shown = ", ".join(plain[:5]) + (" and others" if plain[5:] else "")
+        yield Check("models", WARN, f"{message}; not yet: {shown}", "each changes with its endpoint's next revision")
+    else:
+        yield Check("models", OK, message)
 
 
 def argo(found: Cluster, settings: Mapping[str, str]) -> Iterator[Check]:

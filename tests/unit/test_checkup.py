@@ -108,3 +108,30 @@ def test_what_the_controller_was_told_is_read_from_its_deployment(server: KubeSe
     assert checkup.told(cluster) == {}
     deployment(server, "headgate-controller", 1)
     assert checkup.told(cluster) == {"HEADGATE_REGISTRY": "r.example/t", "engine": "argo", "resources": "false"}
+
+
+@pytest.mark.parametrize(
+    ("secured", "argument", "asked", "state", "message"),
+    [
+        pytest.param((), "", "", OK, "2 revisions, met by plain HTTP (chart: models.tls)", id="off"),
+        pytest.param(
+            (1,), "--models-tls=/x", "s", WARN, "1 of 2 revisions are met by mutual TLS; not yet: m-0", id="new"
+        ),
+        pytest.param((0, 1), "--models-tls=/x", "s", OK, "2 of 2 revisions are met by mutual TLS", id="all"),
+        pytest.param((1,), "--models-tls=/x", "", OK, "1 of 2 revisions are met by mutual TLS", id="going off"),
+        pytest.param((1,), "--host=x", "", FAIL, "and routers were given no certificate for it", id="off too early"),
+    ],
+)
+def test_how_models_are_met_is_said(
+    server: KubeServer, cluster: Cluster, secured: tuple[int, ...], argument: str, asked: str, state: str, message: str
+) -> None:
+    for index in range(2):
+        labels = {"headgate.dev/part": "model", "headgate.dev/purpose": "serve"}
+        notes = {"headgate.dev/tls": "s"} if index in secured else {}
+        body = {"metadata": {"name": f"m-{index}", "labels": labels, "annotations": notes}, "spec": {}}
+        server.put("apps/v1", "deployments", body, "ml")
+    spec = {"template": {"spec": {"containers": [{"args": [argument]}]}}}
+    server.put("apps/v1", "deployments", {"metadata": {"name": "headgate-router"}, "spec": spec}, "ml")
+    (found,) = checkup.models(cluster, {"HEADGATE_MODELS_TLS_SECRET": asked})
+    assert found.state == state
+    assert found.message.endswith(message)
