@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from framings import CHUNKED, EVERY, HEAD, INNER, REFUSED, TAKEN, TWO_BY_LF
+from framings import CHUNKED, EVERY, HEAD, INNER_BY_CHUNK, INNER_BY_LENGTH, REFUSED, TAKEN, TWO_BY_LF
 from headgate_router.main import ASGI, BUILTIN, ENVOY
 
 LAST = b"GET /endpoints/e/last HTTP/1.1\r\nhost: here\r\nauthorization: Bearer the-key\r\nconnection: close\r\n\r\n"
 
 
 ROWS = itertools.count(1)
+PEER_WAITS_S = 0.5
 
 
 async def answers(site: Any, raw: bytes, cut: int) -> list[int]:
@@ -40,8 +41,13 @@ async def answers(site: Any, raw: bytes, cut: int) -> list[int]:
             await asyncio.sleep(0)
     said: list[int] = []
     while len(said) < 3:
-        async with asyncio.timeout(10):
-            one = await caller.answer(b"HEAD" if raw.startswith(b"HEAD ") and not said else b"POST")
+        try:
+            async with asyncio.timeout(PEER_WAITS_S if site.worker is None else 10):
+                one = await caller.answer(b"HEAD" if raw.startswith(b"HEAD ") and not said else b"POST")
+        except TimeoutError:
+            if site.worker is None:  # it waits for more of what it took for a body, or for a tunnel
+                break
+            raise
         if one.status == 0:
             break
         said.append(one.status)
@@ -117,12 +123,12 @@ def test_an_upgrade_with_a_body_is_one_message_or_none(trap: Any) -> None:
     """The parser takes what follows an upgrade for another protocol: a body there must not be read as a request."""
 
     async def scenario(site: Any) -> None:
-        for framing in (b"content-length: %d\r\n\r\n%b" % (len(INNER), INNER), CHUNKED + b"\r\n0\r\n\r\n" + INNER):
+        for framing in (INNER_BY_LENGTH, INNER_BY_CHUNK, CHUNKED + b"\r\n0\r\n\r\n"):
             for cut in (1 << 20, 9):
                 raw = HEAD + b"connection: upgrade\r\nupgrade: h2c\r\n" + framing
                 assert one_at_most(site, await answers(site, raw + LAST, cut))
 
-    trap(scenario, only_ours=True)
+    trap(scenario)
 
 
 @pytest.mark.parametrize(
@@ -140,10 +146,10 @@ def test_what_is_encoded_stays_encoded(trap: Any, path: bytes) -> None:
         said = await site.ask(site.request(b"{}", path=b"/endpoints/e" + path))
         assert said.status == 200
         (heard,) = site.model.heard
-        assert heard.start == b"POST %b HTTP/1.1" % path
+        assert heard.start.replace(b" /endpoints/e/", b" /") == b"POST %b HTTP/1.1" % path
         assert heard.all(b"x-evil") == []
 
-    trap(scenario, only_ours=True)
+    trap(scenario)
 
 
 @pytest.mark.parametrize("path", [b"/a b", b"/a\tb", b"/a\x7fb", b"/\xff", b"/a#b", b"/a\x00b"], ids=repr)
@@ -153,7 +159,7 @@ def test_what_must_be_encoded_and_is_not_is_refused(trap: Any, path: bytes) -> N
         assert said.status == 400 or (trap.kind == "asgi" and b"#" in path)  # uvicorn cuts a fragment off
         assert [b"#" in heard.start for heard in site.model.heard] in ([], [False])
 
-    trap(scenario, only_ours=True)
+    trap(scenario)
 
 
 @pytest.mark.parametrize(
@@ -162,15 +168,12 @@ def test_what_must_be_encoded_and_is_not_is_refused(trap: Any, path: bytes) -> N
     ids=["HTTP/2.0", "CONNECT", "HTTP/0.9"],
 )
 def test_what_is_not_spoken_here_is_refused(trap: Any, start: bytes, status: int) -> None:
-    if trap.kind == "asgi":
-        return  # uvicorn answers these as it does; they reach no model (the next test)
-
     async def scenario(site: Any) -> None:
         said = await site.ask(start + b"\r\nhost: here\r\nauthorization: Bearer the-key\r\n\r\n")
-        assert said.status in (status, 400)
         assert site.model.heard == []
+        assert said.status in (status, 400)
 
-    trap(scenario, only_ours=True)
+    trap(scenario)
 
 
 def test_old_requests_are_answered_and_the_connection_ends(trap: Any) -> None:
@@ -185,7 +188,7 @@ def test_old_requests_are_answered_and_the_connection_ends(trap: Any) -> None:
         assert (await site.ask(without_host)).status == 400
         assert len(site.model.heard) == 1
 
-    trap(scenario, only_ours=True)
+    trap(scenario)
 
 
 def test_what_is_passed_on_is_read_as_one_by_whoever_reads_it_next(behind: Any) -> None:
@@ -217,6 +220,8 @@ def test_what_a_proxy_before_us_takes_for_one_request_is_none_or_one_for_us(befo
             said = await answers(chained, raw + LAST, 1 << 20)
             read = targets(chained)
             if [target for target in read if target not in took] or len(read) > len(took):
+                wrong[name] = (said, took, read)
+            if name in TAKEN and took and len(read) != 2:
                 wrong[name] = (said, took, read)
         assert wrong == {}
 

@@ -25,6 +25,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
+_SPOKEN = ("1.0", "1.1", "2", "3")  # as ASGI names them; a server may let others pass
+
+
 class DataPath:
     """What `app.Front` hands scoring requests to."""
 
@@ -41,7 +44,7 @@ class DataPath:
 
 
 class _Cycle(Request):
-    __slots__ = ("receive", "send")
+    __slots__ = ("receive", "send", "spoken")
 
     def __init__(self, shared: Desk, scope: Scope, receive: Receive, send: Send, name: str, rest: bytes) -> None:
         method: str = scope["method"]
@@ -51,11 +54,12 @@ class _Cycle(Request):
             self.asked.ambiguous |= self.asked.hosts == 0
         else:
             self.asked.ambiguous |= self.asked.coded
+        self.spoken = scope["http_version"] in _SPOKEN
         self.receive = receive
         self.send = send
 
     async def serve(self) -> None:
-        refusal = self.admit()
+        refusal = self.admit() if self.spoken else refusals.VERSION
         if refusal is not None:
             return await self._refuse(refusal)
         body = await Body.read(self.receive, self.asked.length)
