@@ -20,6 +20,14 @@ ACTIONS = ("pause", "resume", "promote", "abort", "rollback", "approve", "reject
 
 def routes(controller: Controller) -> APIRouter:
     api = APIRouter(dependencies=[Depends(controller.access.operator)])
+    _seen(api, controller)
+    _credentials(api, controller)
+    _steered(api, controller)  # last: `{action}` would take the paths of the others
+    return api
+
+
+def _seen(api: APIRouter, controller: Controller) -> None:
+    """What is asked for, what is live, what happened, and what replicas print."""
 
     @api.get("/status")
     def status() -> Response:
@@ -68,6 +76,15 @@ def routes(controller: Controller) -> APIRouter:
         data = [{"id": number, **codec.to_data(event)} for number, event in found]
         return _json({"events": data, "next": data[-1]["id"] if data else after})
 
+    @api.get("/endpoints/{name}/logs")
+    def logs(name: str, deployment: str = "", kind: str = "inference-server", follow: bool = False) -> Response:
+        lines: Iterator[bytes] = controller.logs(name, deployment, kind, follow)
+        return StreamingResponse(lines, media_type="text/plain; charset=utf-8")
+
+
+def _credentials(api: APIRouter, controller: Controller) -> None:
+    """Keys and tokens of callers."""
+
     @api.post("/endpoints/{name}/keys/rotate")
     async def rotate(name: str, request: Request) -> Response:
         which = (await _body(request)).get("which", "")
@@ -92,10 +109,9 @@ def routes(controller: Controller) -> APIRouter:
     def keys(name: str) -> Response:
         return _json(controller.keys(name))
 
-    @api.get("/endpoints/{name}/logs")
-    def logs(name: str, deployment: str = "", kind: str = "inference-server", follow: bool = False) -> Response:
-        lines: Iterator[bytes] = controller.logs(name, deployment, kind, follow)
-        return StreamingResponse(lines, media_type="text/plain; charset=utf-8")
+
+def _steered(api: APIRouter, controller: Controller) -> None:
+    """What operators do."""
 
     @api.post("/endpoints/{name}/{action}")
     async def act(name: str, action: str, request: Request) -> Response:
@@ -123,8 +139,6 @@ def routes(controller: Controller) -> APIRouter:
         replicas = bool((await _body(request)).get("replicas", False))
         await run_in_threadpool(controller.shut_down, replicas)
         return _json({"message": "stopping"})
-
-    return api
 
 
 async def _body(request: Request) -> dict[str, Any]:
