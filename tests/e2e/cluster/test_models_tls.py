@@ -1,0 +1,148 @@
+"""Mutual TLS between routers and models: switched on, renewed and half missing, with somebody calling all the while."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certificates import CLIENT, SERVER, Authority
+from headgate.workload import object_name
+from installation import Installation, Recorder, within
+
+RENEWED_S = 180.0  # a kubelet takes up to a minute and its cache's delay to show a pod a changed Secret
+ROLLED_S = 240.0
+# What is said there to who has no certificate, in plain HTTP and by TLS; then the certificate that is shown.
+KNOCK = """
+import json, socket, ssl, sys
+said = []
+shown = ""
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+for secure in (False, True):
+    with socket.create_connection((sys.argv[1], 8080), 10) as sock:
+        try:
+            if secure:
+                sock = context.wrap_socket(sock)
+                shown = ssl.DER_cert_to_PEM_cert(sock.getpeercert(binary_form=True))
+            sock.sendall(b'POST /score HTTP/1.1\\r\\nhost: x\\r\\ncontent-length: 15\\r\\n\\r\\n{"name": "ada"}')
+            said.append(sock.recv(100).decode("latin-1"))
+        except (ssl.SSLError, ConnectionError) as error:
+            said.append(type(error).__name__)
+        finally:
+            sock.close()
+print(json.dumps([said, shown]))
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(installation: Installation) -> Installation:
+    """Headgate without TLS to models, and an endpoint that is ready."""
+    installation.write("plain")
+    installation.push("first")
+    installation.install()
+    within(120, lambda: installation.get("onlineendpoint", "greet"), "the endpoint is shown")
+    installation.kubectl("wait", "--for=condition=Ready", "onlineendpoint/greet", "--timeout=110s")
+    return installation
+
+
+def give(world: Installation, name: str, folder: Path) -> None:
+    """The Secret, made or replaced."""
+    data = {file.name: base64.b64encode(file.read_bytes()).decode() for file in folder.iterdir()}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "kubernetes.io/tls"}
+    world.kubectl("apply", "-f", "-", stdin=json.dumps({**secret, "data": data}))
+
+
+def pods(world: Installation) -> dict[str, Any]:
+    found = world.get("pods", selector="headgate.dev/part=model,headgate.dev/purpose=serve")["items"]
+    return {pod["metadata"]["name"]: pod for pod in found if not pod["metadata"].get("deletionTimestamp")}
+
+
+def knock(world: Installation, ip: str) -> tuple[list[str], str]:
+    """From a pod that has no certificate."""
+    said, shown = json.loads(world.kubectl("exec", "git", "--", "python", "-c", KNOCK, ip))
+    return said, shown
+
+
+def spoken(world: Installation, revision: str) -> str:
+    service = world.get("service", object_name("greet", revision))
+    return str(service["spec"]["ports"][0].get("appProtocol", ""))
+
+
+def answers(world: Installation, key: str, word: str) -> bool:
+    done = world.headgate("invoke", "greet", "-f", str(world.work / "endpoints/greet/deployments/sample-request.json"))
+    return word in done.stdout
+
+
+def rolled(world: Installation, commit: str) -> bool:
+    """Whether this commit is what serves."""
+    found = world.get("onlineendpoint", "greet")
+    conditions = {c["type"]: c["status"] for c in found["status"].get("conditions", ())}
+    told = json.loads(world.headgate("status", "greet", "-o", "json").stdout or "{}")
+    return commit[:10] in json.dumps(told) and conditions.get("Reconciling") != "True"
+
+
+def test_new_revisions_speak_it_old_ones_stay_and_no_caller_sees_a_renewal(
+    installed: Installation, tmp_path: Path
+) -> None:
+    us = Authority("us")
+    server, client = us.issue(tmp_path / "server", SERVER), us.issue(tmp_path / "client", CLIENT)
+    give(installed, "models-server", server)
+    give(installed, "models-client", client)
+    caller = Recorder(installed, installed.key())
+    caller.start()
+    before = pods(installed)
+
+    installed.install(**{"models.tls.clientSecret": "models-client"})
+    installed.kubectl("rollout", "status", "deployment/headgate-router", "--timeout=115s")
+    both = {"models.tls.clientSecret": "models-client", "models.tls.serverSecret": "models-server"}
+    installed.install(**both)
+    installed.kubectl("rollout", "status", "deployment/headgate-controller", "--timeout=115s")
+    assert "1 revisions, met by plain HTTP" not in installed.headgate("doctor").stdout
+    assert pods(installed).keys() == before.keys(), "no pod that runs is changed"
+
+    installed.write("secured")
+    commit = installed.push("second")
+    within(ROLLED_S, lambda: pods(installed).keys() - before.keys(), "the new revision has a pod")
+    name = (pods(installed).keys() - before.keys()).pop()
+    within(ROLLED_S, lambda: rolled(installed, commit), "the new revision serves")
+    pod = pods(installed)[name]
+    labels = pod["metadata"]["labels"]
+    assert spoken(installed, labels["headgate.dev/revision"]) == "https"
+    for one in before.values():
+        if one["metadata"]["name"] in pods(installed):
+            assert spoken(installed, one["metadata"]["labels"]["headgate.dev/revision"]) == ""
+    assert answers(installed, installed.key(), "secured")
+
+    said, shown = knock(installed, pod["status"]["podIP"])
+    assert not any("HTTP" in one for one in said), said
+    us.issue(server, SERVER)
+    us.issue(client, CLIENT)
+    give(installed, "models-server", server)
+    give(installed, "models-client", client)
+    within(RENEWED_S, lambda: knock(installed, pod["status"]["podIP"])[1] != shown, "the new certificate is shown")
+    assert pods(installed)[name]["status"]["containerStatuses"][0]["restartCount"] == 0
+    seen = caller.stop()
+    installed.note("answers while it was switched on and renewed", sum(seen.values()))
+    assert set(seen) == {200}
+
+
+def test_a_secret_that_is_missing_is_said_and_callers_are_answered_by_what_served(installed: Installation) -> None:
+    caller = Recorder(installed, installed.key())
+    caller.start()
+    both = {"models.tls.clientSecret": "models-client", "models.tls.serverSecret": "models-absent"}
+    installed.install(**both)
+    installed.kubectl("rollout", "status", "deployment/headgate-controller", "--timeout=115s")
+    installed.write("third")
+    installed.push("third")
+
+    def said() -> str:
+        done = installed.headgate("events", "greet")
+        return done.stdout if "has no tls.crt, tls.key, ca.crt" in done.stdout else ""
+
+    assert "does not start" in within(ROLLED_S, said, "the rollout says what is missing")
+    assert answers(installed, installed.key(), "secured")
+    assert set(caller.stop()) == {200}
