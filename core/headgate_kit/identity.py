@@ -75,7 +75,7 @@ class Identity:
 
     def __init__(self, folder: Path, make: Make) -> None:
         """Raises FindingsError: the files cannot be used."""
-        self._folder = folder
+        self.folder = folder
         self._make = make
         self._seen = self._stamp()
         self.context = make(folder)  # for the next connection
@@ -83,7 +83,7 @@ class Identity:
 
     def door(self) -> ssl.SSLContext:
         """For a listening socket: each handshake goes by the files of its own time."""
-        context = self._make(self._folder)
+        context = self._make(self.folder)
         context.sni_callback = self._greet
         return context
 
@@ -97,12 +97,12 @@ class Identity:
             return False
         self._seen = stamp
         try:
-            self.context = self._make(self._folder)
+            self.context = self._make(self.folder)
         except FindingsError as error:
             log.error("%s; the last certificate serves on", error.findings[0].message)
             return False
         self.renewed += 1
-        log.info("the certificate in %s is taken up", self._folder)
+        log.info("the certificate in %s is taken up", self.folder)
         return True
 
     async def keep(self) -> None:
@@ -116,6 +116,6 @@ class Identity:
         found: list[object] = []
         for name in (CHAIN, KEY, AUTHORITY):
             with suppress(OSError):
-                stat = os.stat(self._folder / name)
+                stat = os.stat(self.folder / name)
                 found.append((name, stat.st_mtime_ns, stat.st_ino, stat.st_size))
         return tuple(found)

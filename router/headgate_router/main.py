@@ -133,7 +133,8 @@ class Worker:
         yield "certificates_renewed", "Certificates taken up", renewed
         trust = self.routes.trust
         taken_up = trust.identity.renewed if trust.identity else 0
-        yield "upstream_tls_failed", "Handshakes with models that came to nothing", trust.failed
+        if self.side is None:  # Envoy does not say
+            yield "upstream_tls_failed", "Handshakes with models that came to nothing", trust.failed
         yield "upstream_tls_renewed", "Certificates for models taken up", taken_up
         if self.side:
             yield from self.side.figures()

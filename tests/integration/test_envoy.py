@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import os
 import signal
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -24,6 +25,8 @@ from websockets.asyncio.server import ServerConnection, serve
 import certificates
 import envoyplane
 from headgate.table import EndpointRoute, RouteRevision, RouteTable, seal
+from headgate_kit import identity
+from headgate_kit.identity import Identity
 from headgate_kit.layout import DataFolder
 from headgate_router.dataplanes.envoy.process import RUNNING, ask
 from headgate_router.dataplanes.envoy.side import Side
@@ -58,8 +61,10 @@ class Beside:
 
 
 @asynccontextmanager
-async def beside(folder: Path, threads: int = envoyplane.THREADS, **door: Any) -> AsyncIterator[Beside]:
-    settings: dict[str, Any] = {"dataplane": ENVOY}
+async def beside(
+    folder: Path, threads: int = envoyplane.THREADS, models: Identity | None = None, **door: Any
+) -> AsyncIterator[Beside]:
+    settings: dict[str, Any] = {"dataplane": ENVOY, "models": models}
     sock = envoyplane.prepare(settings)
     asked = settings["envoy"]
     settings["envoy"] = replace(asked, threads=threads, door=replace(asked.door, **door))
@@ -77,7 +82,7 @@ async def beside(folder: Path, threads: int = envoyplane.THREADS, **door: Any) -
 
 
 @asynccontextmanager
-async def model(says: bytes) -> AsyncIterator[str]:
+async def model(says: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """A model's address; it says one thing."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,9 +94,9 @@ async def model(says: bytes) -> AsyncIterator[str]:
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
 
@@ -282,5 +287,55 @@ def test_its_folder_and_its_doors_are_for_this_user_only(tmp_path: Path) -> None
             assert {path.stat().st_mode & 0o077 for path in folder.iterdir() if path.is_socket()} == {0}
             assert b"the-key" not in await ask(str(folder / "admin"), "GET", "/config_dump")
         assert not folder.exists()
+
+    run(scenario())
+
+
+def test_models_that_ask_for_a_certificate_are_met_beside_plain_ones_and_renewals_are_taken_up(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        us, them = certificates.Authority("us"), certificates.Authority("them")
+        server = identity.server(us.issue(tmp_path / "server", certificates.SERVER))
+        first = us.issue(tmp_path / "first", certificates.CLIENT)
+        shown = tmp_path / "shown"  # as a mounted Secret: names that lead to the files of one version
+        shown.mkdir()
+        for name in (identity.CHAIN, identity.KEY, identity.AUTHORITY):
+            (shown / name).symlink_to(Path("..data") / name)
+        (shown / "..data").symlink_to(first)
+        async with (
+            model(b"1", server) as secure,
+            model(b"2") as plain,
+            beside(tmp_path / "data", models=Identity(shown, identity.client)) as router,
+        ):
+            await router.route(revision("rev", 1000, secure, plain))
+            answers = Counter([(a.status_code, a.text) for a in [await router.post() for _ in range(40)]])
+            assert answers.keys() == {(200, "1"), (200, "2")}
+            await router.route(revision("rev", 1000, secure))
+            them.issue(tmp_path / "second", certificates.CLIENT, trusts=us.pem)
+            (shown / "next").symlink_to(tmp_path / "second")
+            (shown / "next").rename(shown / "..data")
+            other = tmp_path / "other"  # a model that knows the new one alone
+            trusts = us.issue(other, certificates.SERVER, trusts=them.pem)
+            async with model(b"3", identity.server(trusts)) as later:
+                await router.route(revision("rev", 1000, later))
+                async with asyncio.timeout(20):
+                    while (await router.post()).text != "3":
+                        await asyncio.sleep(0.1)
+                await router.route(revision("rev", 1000, secure))
+                async with asyncio.timeout(20):
+                    while (await router.post()).status_code == 200:
+                        await asyncio.sleep(0.1)
+                assert (await router.post()).status_code in (502, 503)
+
+    run(scenario())
+
+
+def test_models_that_ask_for_a_certificate_are_not_asked_plainly(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        us = certificates.Authority("us")
+        server = identity.server(us.issue(tmp_path / "server", certificates.SERVER))
+        async with model(b"1", server) as secure, beside(tmp_path / "data") as router:
+            await router.route(revision("rev", 1000, secure))
+            answer = await router.post()
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not-ready")
 
     run(scenario())

@@ -164,21 +164,14 @@ def test_each_part_is_given_the_secret_it_shows_and_none_is_given_another() -> N
     assert told["HEADGATE_MODELS_TLS"] == mount["mountPath"]
 
 
-@pytest.mark.parametrize(
-    ("sets", "says"),
-    [
-        pytest.param({"models.tls.serverSecret": "s"}, "set models.tls.clientSecret, too", id="models alone"),
-        pytest.param({**BOTH, "router.dataplane": "envoy"}, "use builtin", id="on Envoy"),
-    ],
-)
-def test_a_half_of_mutual_tls_is_not_installed(sets: dict[str, str], says: str) -> None:
+def test_models_that_ask_for_a_certificate_and_routers_that_have_none_are_not_installed() -> None:
     generate = runpy.run_path(str(INSTALL / "generate.py"))
     helm = generate["find_helm"]()
     if helm is None:
         pytest.skip("helm is not on the PATH: put it there, or name it in $HELM")
     with pytest.raises(subprocess.CalledProcessError) as refused:
-        generate["manifest"](helm, sets)
-    assert says in refused.value.stderr
+        generate["manifest"](helm, {"models.tls.serverSecret": "models-server"})
+    assert "set models.tls.clientSecret, too" in refused.value.stderr
 
 
 def test_what_the_chart_tells_the_controller_of_ops_can_be_read() -> None:

@@ -44,6 +44,23 @@ def test_weights_are_the_tables_per_mille_and_add_up() -> None:
     assert asked(split) == {"headgate-admitted": "yes"}
 
 
+def test_who_asks_for_tls_is_met_by_it_and_beside_plain_ones_or_not_at_all() -> None:
+    both = replace(BLUE, upstreams=("http://10.0.0.1:8080", "https://10.0.0.2:8080"))
+    cluster = clusters(table(both), lambda revision: revision.upstreams, "/keys")["e/blue-1"]
+    marked = [one.get("metadata") for one in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]]
+    ((name, wanted),) = marked[1]["filter_metadata"].items()
+    assert marked == [None, {"filter_metadata": {"envoy.transport_socket_match": wanted}}]
+    (match,) = cluster["transport_socket_matches"]
+    assert (name, match["match"]) == ("envoy.transport_socket_match", wanted)
+    assert match["transport_socket"]["typed_config"]["sni"] == "models.headgate"
+    alone = clusters(table(both), lambda revision: revision.upstreams)["e/blue-1"]
+    assert [one["endpoint"]["hostname"] for one in alone["load_assignment"]["endpoints"][0]["lb_endpoints"]] == [
+        "10.0.0.1:8080"
+    ]
+    assert "transport_socket_matches" not in alone
+    assert "transport_socket_matches" not in clusters(table(BLUE), lambda r: r.upstreams, "/keys")["e/blue-1"]
+
+
 def test_every_route_to_a_model_wants_the_mark_that_only_the_filter_sets() -> None:
     every = routes(table(BLUE, GREEN, WARM))
     assert [asked(route).get("headgate-admitted") for route in every if "route" in route] == ["yes"] * 7

@@ -38,12 +38,17 @@ print(json.dumps([said, shown]))
 """
 
 
+US = Authority("us")
+ROUTERS = {"models.tls.clientSecret": "models-client"}
+
+
 @pytest.fixture(scope="module")
-def installed(installation: Installation) -> Installation:
-    """Headgate without TLS to models, and an endpoint that is ready."""
+def installed(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """Headgate whose routers have a certificate, and an endpoint that is ready and asks for none."""
+    give(installation, "models-client", US.issue(tmp_path_factory.mktemp("client"), CLIENT))
     installation.write("plain")
     installation.push("first")
-    installation.install()
+    installation.install(**ROUTERS)
     within(120, lambda: installation.get("onlineendpoint", "greet"), "the endpoint is shown")
     installation.kubectl("wait", "--for=condition=Ready", "onlineendpoint/greet", "--timeout=110s")
     return installation
@@ -54,6 +59,18 @@ def give(world: Installation, name: str, folder: Path) -> None:
     data = {file.name: base64.b64encode(file.read_bytes()).decode() for file in folder.iterdir()}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "kubernetes.io/tls"}
     world.kubectl("apply", "-f", "-", stdin=json.dumps({**secret, "data": data}))
+
+
+def acts(world: Installation) -> None:
+    """Until the controller that was told last is the one that acts."""
+
+    def new() -> bool:
+        found = world.get("deployment", "headgate-controller")
+        status = found["status"]
+        seen = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
+        return seen and status.get("updatedReplicas") == status.get("availableReplicas") == 1
+
+    within(ROLLED_S, new, "the new controller acts")
 
 
 def pods(world: Installation) -> dict[str, Any]:
@@ -88,20 +105,14 @@ def rolled(world: Installation, commit: str) -> bool:
 def test_new_revisions_speak_it_old_ones_stay_and_no_caller_sees_a_renewal(
     installed: Installation, tmp_path: Path
 ) -> None:
-    us = Authority("us")
-    server, client = us.issue(tmp_path / "server", SERVER), us.issue(tmp_path / "client", CLIENT)
-    give(installed, "models-server", server)
-    give(installed, "models-client", client)
+    give(installed, "models-server", US.issue(tmp_path / "server", SERVER))
     caller = Recorder(installed, installed.key())
     caller.start()
     before = pods(installed)
 
-    installed.install(**{"models.tls.clientSecret": "models-client"})
-    installed.kubectl("rollout", "status", "deployment/headgate-router", "--timeout=115s")
-    both = {"models.tls.clientSecret": "models-client", "models.tls.serverSecret": "models-server"}
-    installed.install(**both)
-    installed.kubectl("rollout", "status", "deployment/headgate-controller", "--timeout=115s")
-    assert "1 revisions, met by plain HTTP" not in installed.headgate("doctor").stdout
+    installed.install(**ROUTERS, **{"models.tls.serverSecret": "models-server"})
+    acts(installed)
+    assert "0 of 1 revisions are met by mutual TLS; not yet: greet-" in installed.headgate("doctor").stdout
     assert pods(installed).keys() == before.keys(), "no pod that runs is changed"
 
     installed.write("secured")
@@ -119,10 +130,8 @@ def test_new_revisions_speak_it_old_ones_stay_and_no_caller_sees_a_renewal(
 
     said, shown = knock(installed, pod["status"]["podIP"])
     assert not any("HTTP" in one for one in said), said
-    us.issue(server, SERVER)
-    us.issue(client, CLIENT)
-    give(installed, "models-server", server)
-    give(installed, "models-client", client)
+    give(installed, "models-server", US.issue(tmp_path / "server", SERVER))
+    give(installed, "models-client", US.issue(tmp_path / "client", CLIENT))
     within(RENEWED_S, lambda: knock(installed, pod["status"]["podIP"])[1] != shown, "the new certificate is shown")
     assert pods(installed)[name]["status"]["containerStatuses"][0]["restartCount"] == 0
     seen = caller.stop()
@@ -133,9 +142,8 @@ def test_new_revisions_speak_it_old_ones_stay_and_no_caller_sees_a_renewal(
 def test_a_secret_that_is_missing_is_said_and_callers_are_answered_by_what_served(installed: Installation) -> None:
     caller = Recorder(installed, installed.key())
     caller.start()
-    both = {"models.tls.clientSecret": "models-client", "models.tls.serverSecret": "models-absent"}
-    installed.install(**both)
-    installed.kubectl("rollout", "status", "deployment/headgate-controller", "--timeout=115s")
+    installed.install(**ROUTERS, **{"models.tls.serverSecret": "models-absent"})
+    acts(installed)
     installed.write("third")
     installed.push("third")
 

@@ -35,6 +35,7 @@ class Plane:
         table: what is to be served by; None: nothing yet.
         addresses: where the replicas of a revision are.
         tunnels: how long a WebSocket may live.
+        secrets: see `resources.clusters`.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Plane:
         table: Callable[[], RouteTable | None],
         addresses: Addresses,
         tunnels: Limits,
+        secrets: str = "",
     ) -> None:
+        self._secrets = secrets
         self._discovery = discovery
         self._probes = probes
         self._table = table
@@ -83,7 +86,7 @@ class Plane:
     async def _lead(self, table: RouteTable | None, version: str) -> None:
         offer, taken = self._discovery.offer, self._discovery.taken
         self.refused = ""
-        new = clusters(table, self._addresses) if table is not None else {}
+        new = clusters(table, self._addresses, self._secrets) if table is not None else {}
         self._clusters |= new
         try:
             offer(CLUSTERS, version, list(self._clusters.values()))

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from headgate.evidence import PairKind
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable
 from headgate_router import refusals
+from headgate_router.dataplanes.envoy import mutual
 from headgate_router.refusals import Refusal
 from headgate_router.request import HELD
 from headgate_router.tunnels import Limits
@@ -79,26 +80,35 @@ def host(endpoint: str) -> str:
 # Clusters.
 
 
-def clusters(table: RouteTable, addresses: Addresses) -> dict[str, Resource]:
-    """Name -> cluster: one of each revision, one more of each that is sent copies, with connections of its own."""
+def clusters(table: RouteTable, addresses: Addresses, secrets: str = "") -> dict[str, Resource]:
+    """Name -> cluster: one of each revision, one more of each that is sent copies, with connections of its own.
+
+    `secrets`: folder of what `mutual.tell` wrote; empty: replicas that ask for TLS are left out.
+    """
     found = {}
     for name, route in table.endpoints.items():
         copied = {mirror.revision for mirror in _compared(route)}
         for revision in route.revisions:
-            every = addresses(revision)
+            every = [a for a in addresses(revision) if secrets or not _secure(a)]
             limit = max(1, revision.max_concurrent_per_instance * max(1, revision.instances))
-            live = _cluster(cluster_name(name, revision.revision), every, limit)
+            live = _cluster(cluster_name(name, revision.revision), every, limit, secrets)
             found[live["name"]] = live
             if revision.revision in copied:
-                copy = _cluster(cluster_name(name, revision.revision, copies=True), every, COPIES_RUNNING)
+                copy = _cluster(cluster_name(name, revision.revision, copies=True), every, COPIES_RUNNING, secrets)
                 found[copy["name"]] = copy
     return found
 
 
-def _cluster(name: str, addresses: Sequence[str], limit: int) -> Resource:
+def _secure(address: str) -> bool:
+    return address.startswith("https:")
+
+
+def _cluster(name: str, addresses: Sequence[str], limit: int, secrets: str) -> Resource:
     """`limit`: requests that run; as many again wait for a connection."""
     hosts = [(address, found) for address in addresses if (found := _socket(address)) is not None]
+    tls = {"transport_socket_matches": mutual.matches(secrets)} if any(_secure(a) for a, _ in hosts) else {}
     return {
+        **tls,
         "@type": CLUSTER_TYPE,
         "name": name,
         "type": "STATIC",
@@ -128,7 +138,8 @@ def _host(address: str, socket: tuple[str, int]) -> Resource:
         "endpoint": {
             "hostname": urlsplit(address).netloc,  # what the model reads as Host
             "address": {"socket_address": {"address": ip, "port_value": port}},
-        }
+        },
+        **({"metadata": mutual.HOST} if _secure(address) else {}),
     }
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from headgate.findings import Finding, FindingsError, Place
 from headgate_kit import listen
 from headgate_router.count import Book
-from headgate_router.dataplanes.envoy import lines
+from headgate_router.dataplanes.envoy import lines, mutual
 from headgate_router.dataplanes.envoy.bootstrap import Door, Places, bootstrap
 from headgate_router.dataplanes.envoy.control import ASGIApp, Hosts, build
 from headgate_router.dataplanes.envoy.discovery import Discovery
@@ -79,7 +79,11 @@ class Side:
         self.unread = 0
         self.discovery = Discovery()
         self._probes = Probes(places.probe, asked.threads)
-        self.plane = Plane(self.discovery, self._probes, lambda: routes.table, routes.addresses.of, tunnels)
+        shown, secrets = routes.trust.identity, ""
+        if shown is not None:
+            mutual.tell(self._folder, shown.folder)
+            secrets = str(self._folder)
+        self.plane = Plane(self.discovery, self._probes, lambda: routes.table, routes.addresses.of, tunnels, secrets)
         self._routes = routes
         self._tunnels = tunnels
         command = Command(asked.binary, asked.threads, self._folder, places.admin)
@@ -153,7 +157,6 @@ def side_of(arguments: argparse.Namespace, sock: socket.socket) -> Asked:
     """From the command line. Raises FindingsError: Envoy is not here, or cannot do it."""
     for given, option, instead in (
         (arguments.fd is not None, "--fd", "give --host and --port: Envoy opens the socket itself"),
-        (arguments.models_tls is not None, "--models-tls", "use `--dataplane builtin`, or a mesh: docs/envoy.md"),
         (bool(arguments.access_log), "--access-log", "leave it out; what callers got is counted all the same"),
     ):
         if given:
