@@ -233,7 +233,7 @@ def rollback(endpoint: str, to: str, git_only: bool, why: str, data: str | None)
 
 
 @options.verb()
-@click.option("--accept", required=True, metavar="SHA", help="The commit to go on from.")
+@click.option("--accept", required=True, metavar="SHA", callback=_sha, help="The commit to go on from.")
 @options.data()
 def sync(accept: str, data: str | None) -> Exit:
     """Accept a rewritten branch: one that does not descend from what serves."""

@@ -254,6 +254,13 @@ class Controller:
         kept = (self._kept(rollout_id) for rollout_id in ids)
         return (found for found in kept if found is not None)  # None: collected since
 
+    def events(self, name: str, after: int, limit: int) -> list[tuple[int, Event]]:
+        """Oldest first, with their ids; of all endpoints without a name. One that is gone still has its events."""
+        found = self.record.events(name or None, after=after, limit=limit)
+        if name and not found and not after:
+            self._head(name)
+        return list(found)
+
     def generations(self, name: str) -> list[dict[str, Any]]:
         self._head(name)
         published = self.record.events(name, kind="route.published")

@@ -137,6 +137,7 @@ def _revisions(
     total = sum(observed.values())
     mirrors = {m.revision: m.per_mille for m in route.mirrors if m.kind is PairKind.COMPARE} if route else {}
     asked = head.asked.revisions if head.asked else {}
+    tried = {head.active.plan.candidate, *head.active.plan.revisions} if head.active else set()  # anew: it may pass now
     found = []
     for revision, state in sorted(head.revisions.items(), key=lambda i: (-head.traffic.get(i[0], 0), i[0])):
         if not (state.running or revision in head.traffic or revision in asked):
@@ -153,7 +154,7 @@ def _revisions(
                 ready=_ready(replicas, revision),
                 instances=head.instances(revision),
                 known_good=state.known_good,
-                message=state.failed or _trouble(replicas, revision),
+                message=("" if revision in tried else state.failed) or _trouble(replicas, revision),
             )
         )
     return found

@@ -74,7 +74,7 @@ class Verdicts:
         rollout = self._find(rollout_id)
         op = rollout.op(name) if rollout else None
         if rollout is None or op is None:
-            raise FindingsError(_unknown(f"{rollout_id}/{name}"))
+            raise FindingsError(_unknown(f"{rollout_id}/{name}".rstrip("/")))
         return rollout, op
 
     def _trace(self, rollout: Rollout, op: OpRecord) -> Trace:

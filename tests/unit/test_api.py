@@ -148,7 +148,14 @@ def test_of_all_rollouts_only_that_of_the_commit_waited_for_is_answered(system: 
 
 
 @pytest.mark.parametrize(
-    "path", ["/endpoints/nobody", "/rollouts/none", "/endpoints/nobody/keys", "/endpoints/fraud/logs"]
+    "path",
+    [
+        "/endpoints/nobody",
+        "/rollouts/none",
+        "/endpoints/nobody/keys",
+        "/endpoints/fraud/logs",
+        "/events?endpoint=nobody",
+    ],
 )
 def test_what_is_not_there_is_a_404_that_says_so(system: System, path: str) -> None:
     answer = system.ask("GET", path)

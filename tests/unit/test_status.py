@@ -130,6 +130,14 @@ def test_a_failure_is_rolled_back_and_names_its_revert() -> None:
     assert [r.message for r in status.revisions if r.deployment == "green"] == [world.head.revisions[G].failed]
 
 
+def test_what_failed_before_is_not_said_of_what_is_tried_again() -> None:
+    world = mirroring()
+    world.operate("abort").run()
+    assert [r.message for r in read(world).revisions if r.deployment == "green"] == ["abort by ada"]
+    world.commit(replace(GREEN_TOO, commit="a3".ljust(40, "0")))
+    assert "abort by ada" not in [r.message for r in read(world).revisions]
+
+
 def test_a_live_revision_without_a_ready_replica_is_degraded() -> None:
     world = serving()
     world.replicas = {

@@ -72,7 +72,7 @@ def _seen(api: APIRouter, controller: Controller) -> None:
         after: Annotated[int, Query(ge=0, le=LAST)] = 0,
         limit: Annotated[int, Query(ge=1, le=5_000)] = 500,
     ) -> Response:
-        found = controller.record.events(endpoint or None, after=after, limit=limit)
+        found = controller.events(endpoint, after, limit)
         data = [{"id": number, **codec.to_data(event)} for number, event in found]
         return _json({"events": data, "next": data[-1]["id"] if data else after})
 
