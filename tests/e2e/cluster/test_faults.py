@@ -23,7 +23,7 @@ import machine
 from installation import GPU_POOL, REGISTRY, Installation, Recorder, within
 from world import PATIENCE_S, World, ready, start
 
-PAIR = "pair"  # the endpoint with two replicas
+PAIR = "greet"  # the endpoint with two replicas
 NO = "the team says no"
 GIVEN_UP_S = 420.0
 EATS = "kept = [bytearray(1 << 20) for _ in range(4096)]"
@@ -55,15 +55,13 @@ FAULTS = (
 )
 
 
-def lay(world: World, name: str, *, count: int = 1) -> None:
+def lay(world: World, name: str) -> None:
     """An endpoint like `greet`."""
     greet = world.place.work / "endpoints/greet"
     folder = greet.with_name(name)
     shutil.copytree(greet, folder)
     edit(folder / "endpoint.yml", "name: greet", f"name: {name}")
     edit(folder / "rollout.yml", "mirror: {percent: 50, soak: 3s}", "mirror: {percent: 0}\non_failure: hold")
-    if count != 1:
-        edit(folder / BLUE, "instance_count: 1", f"instance_count: {count}")
 
 
 def edit(file: Path, old: str, new: str) -> None:
@@ -74,17 +72,20 @@ def edit(file: Path, old: str, new: str) -> None:
 
 @pytest.fixture(scope="module")
 def world(installation: Installation) -> World:
-    """`greet`, one endpoint for each fault, and one with two replicas: all serve."""
-    made = start(installation)
+    """An endpoint with two replicas, and one for each fault: all serve."""
+    made = start(installation, also=_lay_all)
     for fault in FAULTS:
-        lay(made, fault.endpoint)
-    lay(made, PAIR, count=2)
-    gpu = f"  gpu: {{cpus: 0.1, memory_gb: 0.25, gpus: 1, node_pool: {GPU_POOL}}}\n"
-    (installation.work / "headgate.yml").open("a").write(gpu)
-    installation.push("one for each fault")
-    for name in [*(fault.endpoint for fault in FAULTS), PAIR]:
-        within(PATIENCE_S, lambda n=name: (made.ask(f"/endpoints/{n}") or {}).get("state") == "Healthy", name)
+        within(PATIENCE_S, lambda n=fault.endpoint: (made.ask(f"/endpoints/{n}") or {}).get("state") == "Healthy",
+               fault.endpoint)  # fmt: skip
     return made
+
+
+def _lay_all(world: World) -> None:
+    for fault in FAULTS:
+        lay(world, fault.endpoint)
+    edit(world.place.work / "endpoints" / PAIR / BLUE, "instance_count: 1", "instance_count: 2")
+    gpu = f"  gpu: {{cpus: 0.1, memory_gb: 0.25, gpus: 1, node_pool: {GPU_POOL}}}\n  small:"
+    edit(world.place.work / "headgate.yml", "  small:", gpu)
 
 
 @contextmanager
