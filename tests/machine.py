@@ -19,6 +19,8 @@ from typing import Any
 FOLDER = os.environ.get("HEADGATE_E2E_MACHINE", "")
 LACKS = "the cluster's parts have to run on this machine: give HEADGATE_E2E_MACHINE=FOLDER with run/pids, as root"
 DIED_S = 10.0
+STAYS_S = 1.5  # a part that cannot start says so sooner
+STARTED_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +55,26 @@ class Machine:
         return found
 
     def start(self, part: Part) -> None:
+        """Until it stays up: what the one before it held may be given back a moment after its death."""
+        deadline = time.monotonic() + STARTED_S
+        pid = self._spawn(part)
+        while not _stays(pid):
+            assert time.monotonic() < deadline, f"{part.name} does not stay up: log/{part.name}.log says why"
+            pid = self._spawn(part)
+        lines = [f"{pid if name == part.name else known} {name}\n" for known, name in self._parts()]
+        (self._run / "pids").write_text("".join(lines))
+
+    def _spawn(self, part: Part) -> int:
         log = os.open(self._run / f"log/{part.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         nothing = os.open(os.devnull, os.O_RDONLY)
         try:
             files: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, nothing, 0)]
             files += [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
             files += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited()]
-            pid = os.posix_spawnp(part.command[0], part.command, part.environment, file_actions=files, setsid=True)
+            return os.posix_spawnp(part.command[0], part.command, part.environment, file_actions=files, setsid=True)
         finally:
             os.close(log)
             os.close(nothing)
-        lines = [f"{pid if name == part.name else known} {name}\n" for known, name in self._parts()]
-        (self._run / "pids").write_text("".join(lines))
 
     @contextmanager
     def without(self, name: str) -> Iterator[None]:
@@ -123,10 +133,23 @@ def _inherited() -> list[int]:
 
 
 def _lives(pid: int) -> bool:
+    """Until its last thread has ended: files and ports are held so long, whatever its first one says."""
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # one we started ourselves leaves nothing behind
+    return any(_runs(thread) for thread in Path(f"/proc/{pid}/task").glob("*/stat"))
+
+
+def _runs(thread: Path) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return thread.read_text().rpartition(")")[2].split()[0] not in "XZ"
     except OSError:
         return False
-    return state != "Z"
+
+
+def _stays(pid: int) -> bool:
+    ends = time.monotonic() + STAYS_S
+    while _lives(pid):
+        if time.monotonic() >= ends:
+            return True
+        time.sleep(0.05)
+    return False
