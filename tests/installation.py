@@ -158,6 +158,7 @@ class Installation:
         subprocess.run(
             ["kubectl", "apply", "--server-side", "-f", str(ROOT / "install/crds")], check=True, capture_output=True
         )
+        within(60, lambda: self.get("serviceaccount", "default"), "the namespace has its account")
         self.kubectl("apply", "-f", "-", stdin=json.dumps(self._git_server()))
         self.kubectl("wait", "--for=condition=Ready", "pod/git", "--timeout=90s")
         self.work.mkdir(parents=True)
