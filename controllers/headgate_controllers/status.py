@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from headgate.control import EndpointStatus, OpStatus, RevisionStatus, RolloutStatus
 from headgate.evidence import PairKind, Result
 from headgate.findings import Finding, Place, Severity
-from headgate.phases import MIRROR
+from headgate.phases import DEPLOY, MIRROR, SMOKE
 from headgate.rollout import Head, OpEnd, OpRecord, Rollout, State
 from headgate.table import EndpointRoute
 from headgate.workload import Purpose, Replica, ReplicaState
@@ -81,7 +81,7 @@ def _state(head: Head, replicas: Sequence[Replica]) -> tuple[str, str]:
         return "Removing", "its folder is gone from git; it serves on until the grace is over"
     rollout = head.active
     if rollout is not None:
-        return _progress(rollout)
+        return _progress(rollout, replicas)
     if head.switch is not None:
         return "Progressing", "going back to a known-good state"
     last = head.rollout
@@ -91,7 +91,8 @@ def _state(head: Head, replicas: Sequence[Replica]) -> tuple[str, str]:
         return ("Drained" if head.asked else "Pending"), ""
     dead = [r for r in head.traffic if not _ready(replicas, r)]
     if dead:
-        return "Degraded", f"no ready replica of {', '.join(head.revisions[r].deployment.name for r in dead)}"
+        names = ", ".join(head.revisions[r].deployment.name for r in dead)
+        return "Degraded", ": ".join(filter(None, (f"no ready replica of {names}", _first_trouble(replicas, dead))))
     owed = head.undo is not None and head.undo.state == "wanted"
     return "Healthy", "traffic is back; the revert in git is still to be made" if owed else ""
 
@@ -112,12 +113,14 @@ def _still_failed(head: Head, last: Rollout) -> bool:
     return bool(head.asked and head.asked.digest == last.target.digest)
 
 
-def _progress(rollout: Rollout) -> tuple[str, str]:
+def _progress(rollout: Rollout, replicas: Sequence[Replica]) -> tuple[str, str]:
     op = rollout.running
     if rollout.paused:
         return "Paused", "paused by a person"
     if op is not None and op.verb == MIRROR:
         return "Mirroring", held(op)
+    if op is not None and op.verb in (SMOKE, DEPLOY) and (said := _first_trouble(replicas, rollout.plan.revisions)):
+        return "Progressing", f"{op.name}: {said}"
     return "Progressing", held(op) if op else rollout.message or "waiting for the workflow's next op"
 
 
@@ -174,6 +177,11 @@ def _ready(replicas: Sequence[Replica], revision: str) -> int:
     return sum(
         r.revision == revision and r.purpose is Purpose.SERVE and r.state is ReplicaState.READY for r in replicas
     )
+
+
+def _first_trouble(replicas: Sequence[Replica], revisions: Iterable[str]) -> str:
+    """In one line."""
+    return next((said.splitlines()[0] for r in revisions if (said := _trouble(replicas, r))), "")
 
 
 def _trouble(replicas: Sequence[Replica], revision: str) -> str:

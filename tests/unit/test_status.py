@@ -144,8 +144,22 @@ def test_a_live_revision_without_a_ready_replica_is_degraded() -> None:
         k: replace(r, state=ReplicaState.RESTARTING, message="out of memory") for k, r in world.replicas.items()
     }
     status = read(world)
-    assert (status.state, status.message) == ("Degraded", "no ready replica of blue")
+    assert (status.state, status.message) == ("Degraded", "no ready replica of blue: out of memory")
     assert (status.revisions[0].ready, status.revisions[0].message) == (0, "out of memory")
+
+
+def test_what_keeps_a_new_revision_from_starting_is_said_while_it_is_waited_for() -> None:
+    world = serving()
+    world.pool = 1
+    world.commit(GREEN_TOO)
+    assert world.head.active is not None
+    assert world.head.active.running is not None
+    world.replicas = {
+        k: replace(r, message="its image cannot be pulled: not found\nat the registry") if r.revision == G else r
+        for k, r in world.replicas.items()
+    }
+    status = read(world)
+    assert (status.state, status.message) == ("Progressing", "smoke: its image cannot be pulled: not found")
 
 
 def test_at_rest_is_said_only_when_every_router_worker_serves_what_is_recorded() -> None:
