@@ -186,7 +186,8 @@ class Watch:
         since = round(now - self._asked.get(fault.endpoint, self._began), 1)
         conditions = {c["type"]: c for c in shown["status"]["conditions"]}
         row = self.rows.setdefault(fault.endpoint, {})
-        if fault.words in json.dumps(shown["status"]["conditions"], ensure_ascii=False).replace('\\"', '"'):
+        told = json.dumps(self._world.ask(f"/endpoints/{fault.endpoint}"), ensure_ascii=False)
+        if fault.words in told.replace('\\"', '"'):
             row.setdefault("said_s", since)
         stalled = conditions["Stalled"]
         if stalled["status"] == "True" and "given_up_s" not in row:
