@@ -15,6 +15,9 @@ from typing import Any
 import httpx
 import pytest
 import uvloop
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
 from certificates import CLIENT, SERVER, Authority
 from fronts import ECHO, Replica, until
@@ -27,7 +30,7 @@ from headgate_controllers import smoke
 from headgate_kit import identity, listen
 from headgate_kit.identity import Identity
 from headgate_kit.layout import DataFolder
-from headgate_router.main import Settings, Worker
+from headgate_router.main import Settings, Worker, main
 
 AUTH = {"authorization": "Bearer key"}
 WHO = "import os\ndef init():\n    pass\ndef run(data):\n    return os.environ['WHO']\n"
@@ -92,11 +95,17 @@ class System:
 
 @asynccontextmanager
 async def router(
-    folder: Path, *addresses: str, shows: Path | None, dataplane: str = "builtin", mirror: str = "", **more: Any
+    folder: Path,
+    *addresses: str,
+    shows: Path | None,
+    dataplane: str = "builtin",
+    mirror: str = "",
+    websocket: bool = False,
+    **more: Any,
 ) -> AsyncIterator[System]:
     models = Identity(shows, identity.client) if shows else None
     worker = Worker(Settings(DataFolder(folder / "data"), "router-0", dataplane=dataplane, models=models))
-    rows = [RouteRevision("r1", "blue", 1000, addresses, max_concurrent_per_instance=50)]
+    rows = [RouteRevision("r1", "blue", 1000, addresses, max_concurrent_per_instance=50, websocket=websocket)]
     if mirror:
         rows.append(RouteRevision("r2", "green", 0, (mirror,), max_concurrent_per_instance=50))
         more["mirrors"] = (Mirror("r2", 1000, PairKind.COMPARE),)
@@ -241,6 +250,30 @@ def test_a_replica_of_another_authority_costs_no_caller_an_answer(start: Start, 
     run(scenario())
 
 
+def test_a_websocket_to_a_model_that_answers_once_a_connection_is_joined_by_tls(tmp_path: Path) -> None:
+    async def echo(model: ServerConnection) -> None:
+        async for message in model:
+            await model.send(message)
+
+    async def health(model: ServerConnection, request: Request) -> Response | None:
+        return model.respond(200, "alive") if request.path == "/" else None
+
+    async def scenario() -> None:
+        server = identity.server(US.issue(tmp_path / "server", SERVER))
+        client = US.issue(tmp_path / "client", CLIENT)
+        async with serve(echo, "127.0.0.1", 0, ssl=server, process_request=health) as model:
+            url = f"https://127.0.0.1:{next(iter(model.sockets)).getsockname()[1]}"
+            async with router(tmp_path, url, shows=client, websocket=True) as system:
+                door = f"ws://127.0.0.1:{system.caller.base_url.port}/endpoints/e/chat"
+                async with connect(door, additional_headers=AUTH, proxy=None) as caller:
+                    for said in ("one", "x" * 100_000):
+                        await caller.send(said)
+                        assert await caller.recv() == said
+                assert system.failed == 0
+
+    run(scenario())
+
+
 def test_a_copy_is_sent_by_tls_too(start: Start, tmp_path: Path) -> None:
     files = US.issue(tmp_path / "server", SERVER)
     live, copied = (start(files, name=name, script=WHO).ready() for name in ("live", "copied"))
@@ -368,3 +401,8 @@ def test_a_front_without_its_files_says_so_and_does_not_start(
     model = start(files)
     assert model.process.wait(30) == 3
     assert f"not started: {files} {says}" in model.log.splitlines()[-1]
+
+
+def test_a_router_without_its_files_says_so_and_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"models-tls.*has no tls.crt, tls.key, ca.crt"):
+        main(["--data", str(tmp_path / "data"), "--port", "0", "--models-tls", str(tmp_path)])

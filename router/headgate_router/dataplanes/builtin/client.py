@@ -365,6 +365,20 @@ async def meet(
 
     Raises: Unreachable; Untrusted: one of the two does not trust the other.
     """
+    connection = await _shake(host, port, timeout_s, made, context, name)
+    if await _greeted(connection, name, timeout_s):
+        return connection
+    return await _shake(host, port, timeout_s, made, context, name)  # it answers once a connection, and knows us now
+
+
+async def _shake(
+    host: str,
+    port: int,
+    timeout_s: float,
+    made: Callable[[asyncio.AbstractEventLoop], C],
+    context: ssl.SSLContext,
+    name: str,
+) -> C:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s):
@@ -378,12 +392,11 @@ async def meet(
         raise Untrusted(f"its certificate was refused: {why}") from error
     except OSError as error:
         raise Unreachable(f"no connection: {error.strerror or 'refused'}") from error
-    connection = cast(C, opened)
-    await _greeted(connection, name, timeout_s)
-    return connection
+    return cast(C, opened)
 
 
-async def _greeted(connection: Connection, name: str, timeout_s: float) -> None:
+async def _greeted(connection: Connection, name: str, timeout_s: float) -> bool:
+    """Whether it can be used on."""
     connection.start(_GREETING % name.encode(), b"", timeout_s=timeout_s)
     try:
         async with asyncio.timeout(timeout_s):
@@ -397,6 +410,7 @@ async def _greeted(connection: Connection, name: str, timeout_s: float) -> None:
         if not connection.reusable:
             connection.abort()
     if not connection.reusable:
-        raise Unreachable("it closes every connection")
+        return False
     connection.finish(0.0)
     connection.used = 0
+    return True
