@@ -119,6 +119,8 @@ def plan(span: str, root: Path, rate: float, data: str | None, output: str) -> E
         options.emit(document, output, lambda: planview.text(changes, rate))
     if not span and (text := untracked.said(root, changes)):
         note(text)
+    for name in tried_again(changes, data):
+        note(f"{name}: git still asks for what failed there last; any commit of this endpoint begins another attempt")
     return Exit.REFUSED if any(change.refused for change in changes) else Exit.OK
 
 
@@ -148,6 +150,22 @@ def with_room(changes: list[Change], data: str | None) -> list[Change]:
         if data or options.remote()[0]:  # it was asked for
             note(f"capacity is not known: {error.findings[0].message}")
         return changes
+
+
+def tried_again(changes: list[Change], data: str | None) -> list[str]:
+    """Endpoints that this change gives settings only, and that the controller would roll out all the same."""
+    from headgate_console.connect import open_control
+
+    settings = [change.endpoint for change in changes if change.settings and not change.plan and not change.refused]
+    if not settings:
+        return []
+    try:
+        control = open_control(data)
+        control.timeout_s = ROOM_S
+        failed = {one.name for one in control.system().endpoints if one.state == "RolledBack"}
+    except FindingsError:  # none answers, and a plan needs no running system
+        return []
+    return [name for name in settings if name in failed]
 
 
 @options.verb()

@@ -113,7 +113,7 @@ def promise(given: Promise, change: Change, rate: float) -> str:
     share = first_share(change)
     if not share or rate <= 0:
         return line
-    return line + dim(f": {age(found.requests / (rate * share))} at {share * 100:g} % of {rate:g} a second")
+    return line + dim(f": {age(found.requests / (rate * share))} at {share * 100:g} % of {rate:g} a second (--rate)")
 
 
 def room(change: Change) -> list[str]:

@@ -10,7 +10,10 @@ import git
 import pytest
 import yaml
 from click.shell_completion import ShellComplete
+from tests.controlstub import ControlStub
 
+from headgate import codec
+from headgate.control import EndpointStatus, SystemStatus
 from headgate_console import main
 from headgate_console.exits import Exit
 from headgate_console.init import create
@@ -158,6 +161,27 @@ def test_files_that_git_does_not_have_are_planned_and_named(repo: Path, capsys: 
     assert capsys.readouterr().err == ""
     assert main.run(["plan", "HEAD..HEAD"]) == Exit.OK
     assert capsys.readouterr().err == ""
+
+
+def test_settings_alone_begin_another_attempt_where_git_still_asks_for_what_failed(
+    repo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with git.Repo(repo) as opened:
+        opened.git.push()
+    (repo / "endpoints/hello/rollout.yml").write_text("soak: 9m\n")
+    monkeypatch.setenv("HEADGATE_TOKEN", "t")
+    for state, warns in (("RolledBack", True), ("Healthy", False)):
+        one = EndpointStatus("hello", "", state, "OutOfSync", "c", 1, 1, "", (), None)
+        system = SystemStatus("0", "repo", "main", "c", "c", "", (one,), ())
+        with ControlStub() as control:
+            control.scripted["/status"] = [(200, codec.to_data(system))]
+            monkeypatch.setenv("HEADGATE_CONTROL", control.url)
+            assert main.run(["plan"]) == Exit.OK
+        said = capsys.readouterr()
+        assert "in place: the process" in said.out
+        assert ("begins another attempt" in said.err) is warns
+    assert main.run(["plan"]) == Exit.OK
+    assert capsys.readouterr().err == "", "a plan needs no controller"
 
 
 def test_the_work_tree_and_its_commit_are_the_same_plan(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
