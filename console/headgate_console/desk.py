@@ -131,7 +131,7 @@ def plan_changes(root: Path, span: str, rate: float) -> list[Change]:
     gates = plugins.load("headgate.gate").adapters
     cache: dict[Any, Any] = {}
     with trees(root, span) as (base, head):
-        sides = [plans.read_side(tree, cache) for tree in (base, head)]
+        sides = [plans.read_side(tree, cache, catalogue) for tree in (base, head)]
         return list(plans.changes(sides[0], sides[1], gates, rate))
 
 

@@ -6,11 +6,12 @@ knows what was finalized before, so a return to a known-good state is a switch t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headgate import capacity, handover, params, reading
+from headgate.assets import Pin
 from headgate.capacity import Fit, Need, Space, Way
 from headgate.draft import Draft
 from headgate.evidence import Detection, Traffic
@@ -70,9 +71,12 @@ class Side:
     readings: Mapping[str, Reading]
 
 
-def read_side(tree: Tree, cache: dict[Any, Any], pin: Any = None) -> Side:
+def read_side(tree: Tree, cache: dict[Any, Any], catalogue: Callable[[Tree, Settings], Pin]) -> Side:
+    """Args:
+    catalogue: what looks registered models up by these settings.
+    """
     settings, found = reading.read_settings(tree)
-    return Side(tree, settings, found, reading.read_all(tree, settings, pin, cache))
+    return Side(tree, settings, found, reading.read_all(tree, settings, catalogue(tree, settings), cache))
 
 
 def changes(base: Side, head: Side, gates: Gates, rate: float) -> Iterator[Change]:

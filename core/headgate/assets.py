@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from headgate import conda
 from headgate.check import closest
-from headgate.findings import Finding, Severity, SpecError, TerminalError, TransientError
-from headgate.paths import Paths, Spot, cut, read_text, refuse
+from headgate.findings import Finding, Severity, SpecError, TerminalError, TransientError, cut
+from headgate.paths import Paths, Spot, read_text, refuse
 from headgate.ports import Tree
 from headgate.process import Settings
 from headgate.spec import Deployment

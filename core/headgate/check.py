@@ -14,7 +14,7 @@ from typing import Any
 from headgate import fields, schemas
 from headgate.accept import Test, compile_schema
 from headgate.fields import Field
-from headgate.findings import Finding, Place
+from headgate.findings import Finding, Place, cut
 from headgate.yamltext import Document, Path, placeholder
 
 MOST = 100  # findings per file: a page of them is read, a thousand are not
@@ -113,7 +113,7 @@ def unknown(document: Document, kind: str, path: Path) -> Finding:
     name = str(path[-1])
     return Finding(
         "unknown-field",
-        f"`{_cut(name)}` is not a field{here}",
+        f"`{cut(name)}` is not a field{here}",
         "a misspelt field would be silently without effect",
         fields.REPLACED.get(_dotted(path)) or _suggest(name, known, "one of") + _elsewhere(kind, name, path),
         document.key_place(path),
@@ -178,9 +178,9 @@ def _wrong(path: Path, row: Field, value: Any) -> tuple[str, str]:
 
 def _legal(value: str, row: Field) -> str:
     if row.pattern == fields.NAME and "_" in value:
-        return f"write `{_cut(value.replace('_', '-').strip('-'))}`"
+        return f"write `{cut(value.replace('_', '-').strip('-'))}`"
     if row.pattern == fields.ASSET and "map" in row.type:
-        return f"write `{{path: {_cut(value)}}}`, or `azureml:NAME:VERSION`"
+        return f"write `{{path: {cut(value)}}}`, or `azureml:NAME:VERSION`"
     return f"write a value that {row.rule}" if row.rule else "correct it"
 
 
@@ -203,7 +203,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def _dotted(path: Path) -> str:
-    return _cut("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip("."))
+    return cut("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip("."))
 
 
 def _shown(value: Any) -> str:
@@ -213,8 +213,4 @@ def _shown(value: Any) -> str:
         return "a list"
     if value is None:
         return "empty"
-    return f"`{_cut(str(value).lower() if isinstance(value, bool) else str(value))}`"
-
-
-def _cut(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return f"`{cut(str(value).lower() if isinstance(value, bool) else str(value))}`"

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+QUOTED = 80  # characters
+
 
 class Severity(StrEnum):
     ERROR = "error"  # the commit is not acted on; the last good state serves on
@@ -45,6 +47,11 @@ class Finding:
         head = f"{self.place}: {self.severity}[{self.code}]: {self.message}"
         rest = [f"  {label}: {text}" for label, text in (("why", self.why), ("fix", self.fix)) if text]
         return "\n".join([head, *rest])
+
+
+def cut(text: str) -> str:
+    """What an author wrote, as a message quotes it."""
+    return text if len(text) <= QUOTED else text[: QUOTED - 1] + "…"
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:

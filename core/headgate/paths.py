@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headgate.check import closest
-from headgate.findings import Finding, Place, SpecError
+from headgate.findings import Finding, Place, SpecError, cut
 from headgate.ports import Tree
 from headgate.target import SourcePath
 from headgate.yamltext import MAX_BYTES, Document, Path
@@ -117,7 +117,3 @@ def read_text(tree: Tree, path: str) -> bytes | Finding:
     except ValueError as error:
         why = "whoever opens a pull request decides what is read here, so sizes are bounded"
         return Finding("yaml-size", str(error), why, "keep data and models in files of their own", Place(path))
-
-
-def cut(text: str, limit: int = 80) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -188,11 +188,3 @@ FORMATS: Mapping[str, Callable[[Iterable[Finding]], str]] = {
     "junit": junit,
     "markdown": markdown,
 }
-
-
-def render(
-    findings: Iterable[Finding], form: str = "text", sources: Mapping[str, str] | None = None
-) -> tuple[str, ...]:
-    """The lines of a report; `form` is a key of `FORMATS`, `sources` the texts of files, shown by `text`."""
-    whole = text(findings, sources) if form == "text" else FORMATS[form](findings)
-    return tuple(whole.splitlines())

@@ -60,10 +60,6 @@ def between(start: Vector, end: Vector, percent: float) -> dict[str, int]:
     return per_mille({n: start.get(n, 0) * (1 - share) + end.get(n, 0) * share for n in names})
 
 
-def is_whole(vector: Vector) -> bool:
-    return not vector or (sum(vector.values()) == WHOLE and all(share > 0 for share in vector.values()))
-
-
 def grown(start: Vector, end: Vector) -> tuple[str, ...]:
     """The revisions that have more traffic at the end than at the start, by name."""
     return tuple(sorted(name for name in end if end[name] > start.get(name, 0)))

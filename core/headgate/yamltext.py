@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from headgate.findings import Finding, Place
+from headgate.findings import Finding, Place, cut
 
 MAX_BYTES = 256 * 1024  # the longest real file of the corpus has 6 kB
 MAX_DEPTH = 64
@@ -249,7 +249,7 @@ class _Builder:
             if node.tag is _TEXT or isinstance(plain(node.value), str):
                 return str(node.value)
             raise self._at(
-                node, "yaml-key", f"the key `{_cut(node.value)}` is not text", "", f'quote it: "{node.value}"'
+                node, "yaml-key", f"the key `{cut(node.value)}` is not text", "", f'quote it: "{node.value}"'
             )
         if node.__class__ is yaml.ScalarNode:
             why = "merge keys are not part of YAML 1.2; readers disagree on what they mean"
@@ -264,14 +264,14 @@ class _Builder:
 
     def _tagged(self, node: Any) -> _Refused:
         why = "tags choose how a reader interprets a value; here every field has one meaning"
-        return self._at(node, "yaml-tag", f"the tag `{_cut(node.tag)}` is not supported", why, "remove the tag")
+        return self._at(node, "yaml-tag", f"the tag `{cut(node.tag)}` is not supported", why, "remove the tag")
 
     def _duplicate(self, mapping: Any, key: Any, name: str) -> _Refused:
         first = next(k for k, _ in mapping.value if k.value == name)
         return self._at(
             key,
             "yaml-duplicate-key",
-            f"`{_cut(name)}` is here twice, first at {_at(self.file, first)}",
+            f"`{cut(name)}` is here twice, first at {_at(self.file, first)}",
             "most readers silently take the last one",
             "delete one of the two",
         )
@@ -335,7 +335,7 @@ def _unless_placeholders(data: bytes, file: str, finding: Finding) -> tuple[Find
 def placeholder(name: str, place: Place) -> Finding:
     return Finding(
         "placeholder",
-        f"`{_cut(name)}` is a placeholder that nobody filled in",
+        f"`{cut(name)}` is a placeholder that nobody filled in",
         "the file in git is what is served: there is no templating step after it",
         "commit the file with the value, or run the script that fills it in before committing",
         place,
@@ -387,7 +387,3 @@ def _at(file: str, node: Any) -> Place:
 
 def _line_column(text: str, offset: int) -> tuple[int, int]:
     return text.count("\n", 0, offset) + 1, offset - (text.rfind("\n", 0, offset) + 1) + 1
-
-
-def _cut(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

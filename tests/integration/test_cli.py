@@ -10,8 +10,8 @@ import git
 import pytest
 import yaml
 from click.shell_completion import ShellComplete
-from tests.controlstub import ControlStub
 
+from controlstub import ControlStub
 from headgate import codec
 from headgate.control import EndpointStatus, SystemStatus
 from headgate_console import main
@@ -191,6 +191,21 @@ def test_the_work_tree_and_its_commit_are_the_same_plan(repo: Path, capsys: pyte
     commit(repo, "green")
     (after,) = plans(capsys, "origin/main..HEAD")
     assert before["plan"]["hash"] == after["plan"]["hash"]  # type: ignore[index]
+
+
+def test_a_plan_looks_models_up_in_the_repos_own_catalogue(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (repo / "headgate.yml").open("a") as file:
+        file.write("\ncatalogue: models\n")
+    (repo / "models/greeting/3").mkdir(parents=True)
+    shutil.copy(repo / "endpoints/hello/model/greeting.json", repo / "models/greeting/3")
+    blue = repo / "endpoints/hello/deployments/blue.yml"
+    head, _, tail = blue.read_text().partition("model:\n")
+    blue.write_text(f"{head}model: azureml:greeting:3\n{tail.partition('greeting.json')[2].lstrip()}")
+    (change,) = plans(capsys)
+    assert change["findings"] == []
+    commit(repo, "of the catalogue")
+    (again,) = plans(capsys, "origin/main..HEAD")
+    assert again["plan"]["hash"] == change["plan"]["hash"]  # type: ignore[index]
 
 
 def test_a_plan_is_read_by_people(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,11 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.traffic import WHOLE, between, grown, is_whole, per_mille
+from headgate.traffic import WHOLE, Vector, between, grown, per_mille
 
 NAMES = st.text("abcdef", min_size=1, max_size=4)
 WEIGHTS = st.dictionaries(NAMES, st.floats(0, 1e9, allow_nan=False), max_size=8)
 VECTORS = st.dictionaries(NAMES, st.integers(1, 1000), max_size=6).map(per_mille)
+
+
+def is_whole(vector: Vector) -> bool:
+    return not vector or (sum(vector.values()) == WHOLE and all(share > 0 for share in vector.values()))
 
 
 @given(WEIGHTS)

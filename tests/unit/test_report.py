@@ -77,8 +77,9 @@ def test_markdown_cells_stay_cells() -> None:
 
 @pytest.mark.parametrize("form", report.FORMATS)
 def test_every_format_renders_nothing_and_something(form: str) -> None:
-    assert all(isinstance(line, str) for line in report.render([], form))
-    assert "traffic-sum" in "\n".join(report.render([SUM], form))
+    render = report.FORMATS[form]
+    assert isinstance(render([]), str)
+    assert "traffic-sum" in render([SUM])
 
 
 # The registry of codes
