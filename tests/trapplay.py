@@ -31,6 +31,8 @@ class Limits:
     body_s: float = 30.0  # without a byte of its body
     answer_s: float = 20.0  # until an answer begins, and without a byte of it
     body: int = 100 * 1024 * 1024
+    connections: int = 32_768
+    client_connections: int = 16_384  # of one address
 
 
 @dataclass
@@ -298,7 +300,11 @@ Scenario = Callable[[Site], Coroutine[Any, Any, None]]
 
 @asynccontextmanager
 async def ours(kind: str, folder: Path, model: Model, limits: Limits) -> AsyncIterator[Site]:
-    settings: dict[str, Any] = {"max_body": limits.body}
+    settings: dict[str, Any] = {
+        "max_body": limits.body,
+        "connections": limits.connections,
+        "client_connections": limits.client_connections,
+    }
     sock = envoyplane.prepare(settings) if kind == ENVOY else listen.bind("127.0.0.1", 0)
     worker = Worker(Settings(DataFolder(folder), "router-0", dataplane=kind, **settings))
     serving = asyncio.create_task(worker.serve(sock))

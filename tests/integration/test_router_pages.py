@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
 
+import routerplay
 from headgate.evidence import PairKind
 from headgate.table import Mirror
 from headgate.version import __version__
 from headgate_router.datapath import data_path
+from headgate_router.main import BUILTIN
 from headgate_router.metrics import STATES
 from routerplay import (
     Heard,
@@ -23,6 +26,8 @@ from routerplay import (
     status,
     until,
 )
+
+PAGES = ("router.md", "envoy.md")
 
 pytestmark = pytest.mark.usefixtures("plane")
 
@@ -49,6 +54,25 @@ def test_health_metrics_and_documents(tmp_path: Path) -> None:
             assert 'headgate_router_table_generation{worker="router-0"} 1.0' in text
             built = f'data_path="{data_path()}",version="{__version__}",worker="router-0"'
             assert f"headgate_router_build_info{{{built}}} 1.0" in text
+
+    run(scenario())
+
+
+def test_every_metric_is_in_the_docs(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    told = set(re.findall(r"`(?:headgate_router_)?([a-z_]+)`", "".join((docs / name).read_text() for name in PAGES)))
+    of_tls = {"handshakes_failed_total", "certificates_renewed_total"}
+
+    async def scenario() -> None:
+        async with router(tmp_path) as system:
+            text = (await system.caller.get("/metrics")).text
+        kinds = dict(re.findall(r"# TYPE headgate_router_(\w+) (\w+)", text))
+        shown = {name for name, kind in kinds.items() if not (kind == "gauge" and name.endswith("_created"))}
+        assert shown - told == set()
+        if routerplay.PLANES["now"] == BUILTIN:
+            listed = (docs / "router.md").read_text().partition("## Metrics")[2].partition("## ")[0]
+            rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", listed, re.MULTILINE)
+            assert set(re.findall(r"\w+", " ".join(rows))) - shown <= of_tls
 
     run(scenario())
 

@@ -66,6 +66,13 @@ def test_a_drained_endpoint_routes_nothing() -> None:
         choose.sticky(5)
 
 
+def test_a_callers_point_is_the_one_it_always_was() -> None:
+    """On every worker, after every restart, and after an upgrade: who is on the candidate stays there."""
+    assert [sticky_point(*who) for who in (("fraud", b"caller-1"), ("fraud", b"caller-2"), ("churn", b"caller-1"))] == [
+        833, 765, 317,
+    ]  # fmt: skip
+
+
 def test_callers_differ_between_endpoints() -> None:
     points = [(sticky_point("one", b"%d" % i), sticky_point("two", b"%d" % i)) for i in range(50)]
     assert sum(one == two for one, two in points) < 5
