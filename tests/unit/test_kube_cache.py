@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,6 +116,20 @@ def test_it_carries_on_after_a_refusal(watched: Watched, code: int) -> None:
     watched.server.fail(code, 3, plural="configmaps")
     assert watched.cache.start(10)
     assert watched.names() == {"a"}
+
+
+def test_a_watch_that_is_not_allowed_is_asked_for_more_and_more_rarely(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kube_cache, "PAUSE_S", (0.01, 0.8))
+    watched.server.denied.add(("watch", "configmaps"))
+    watched.put("a")
+    watched.cache.start(5)
+    wait_for(lambda: re.search(r"cannot watch.*tried again in (0\.[5-9]|1\.\d) s", caplog.text) is not None)
+    assert watched.names() == {"a"}
+    watched.server.denied.clear()
+    watched.put("b")
+    wait_for(lambda: watched.names() == {"a", "b"} and not watched.cache.trouble)
 
 
 def test_a_listeners_bug_does_not_end_it(server: KubeServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +68,14 @@ def test_the_rendered_role_grants_what_the_list_says_for_its_settings(part: str)
         for verb in rule["verbs"]
     }
     assert granted == asked
+
+
+def test_each_right_was_taken_away_on_a_cluster_and_missed_there() -> None:
+    """A new one has to be shown by `make e2e ARGS="-k test_rights"`, which keeps what it saw."""
+    settings = {"engine": "pods", "resources.enabled": "true", "nodes.read": "true"}
+    ours = {f"{p} {r.resource} {verb}" for p in (CONTROLLER, ROUTER) for r in rights(p, settings) for verb in r.verbs}
+    kept = json.loads((INSTALL.parent / "bench/results/cluster.json").read_text())["rights"]
+    assert (set(kept["missed"]), sum(kept["granted"].values())) == (ours, len(ours))
 
 
 def test_a_right_that_needs_a_setting_is_left_out_without_it() -> None:

@@ -84,8 +84,11 @@ class Cache:
         version, pause, broken = "", PAUSE_S[0], 0
         while not self._closing.is_set():
             try:
-                version = self._follow(version) if version else self._list()
-                self.trouble, pause, broken = "", PAUSE_S[0], 0
+                if version:
+                    version, pause, broken = self._follow(version), PAUSE_S[0], 0
+                else:
+                    version = self._list()  # where this is allowed and watching is not, the pauses still grow
+                self.trouble = ""
             except Gone as error:
                 log.info("%s: listed again: %s", self._kind.plural, error)
                 self._closing.wait(0 if version else pause)  # a list that is too old as well is not asked for at once
