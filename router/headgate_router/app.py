@@ -61,8 +61,11 @@ class Front:
 
 
 def build(routes: Routes, collector: Collector, unready: Callable[[], str] = lambda: "") -> FastAPI:
-    """Everything that is not scoring. `unready` says why no new caller should come here; empty: they may."""
-    app = FastAPI(title="Headgate router", version=__version__, docs_url="/docs", redoc_url=None)
+    """Everything that is not scoring. `unready` says why no new caller should come here; empty: they may.
+
+    FastAPI's pages are off: they load scripts from hosts of others. The document itself is at /openapi.json.
+    """
+    app = FastAPI(title="Headgate router", version=__version__, docs_url=None, redoc_url=None)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
 

@@ -41,7 +41,10 @@ def test_health_metrics_and_documents(tmp_path: Path) -> None:
             assert (await get("/readyz")).status_code == 503
             system.route(revision("rev", 1000, model))
             assert (await get("/readyz")).json()["generation"] == 1
-            assert (await get("/docs")).status_code == 200
+            document = await get("/openapi.json")
+            assert "/readyz" in document.json()["paths"]
+            assert not re.search(r"https?://", document.text)
+            assert [(await get(path)).status_code for path in ("/docs", "/redoc")] == [404, 404]
             assert (await get("/nowhere")).status_code == 404
             await system.post()
             await system.settled()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,13 @@ def system(tmp_path: Path) -> Iterator[System]:
     made = System(tmp_path)
     yield made
     made.close()
+
+
+def test_no_page_of_the_control_api_loads_anything_from_elsewhere(system: System) -> None:
+    document = system.ask("GET", "/openapi.json")
+    assert "/healthz" in document.json()["paths"]
+    assert not re.search(r"https?://", document.text)
+    assert [system.ask("GET", path).status_code for path in ("/docs", "/redoc")] == [404, 404]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,9 @@ def application(controller: Controller, news: News) -> FastAPI:
         news.attach(asyncio.get_running_loop())
         yield
 
-    app = FastAPI(title="Headgate control API", version=__version__, lifespan=lifespan)
+    # FastAPI's pages are off: they load scripts from hosts of others. The document itself is at /openapi.json.
+    title = "Headgate control API"
+    app = FastAPI(title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.include_router(exchange.routes(controller, news))
     app.include_router(ops.routes(controller, news))
     app.include_router(people.routes(controller))
