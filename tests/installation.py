@@ -28,6 +28,7 @@ from headgate_kit.kube import Kind
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "dist" / "images.json"
+PARTS = ("router", "runner", "controller")  # of the chart, with images of their own
 POOL = os.environ.get("HEADGATE_E2E_POOL", "")  # value of headgate.dev/pool of the nodes to use; empty: any
 CLAIMS = os.environ.get("HEADGATE_E2E_CLAIMS") == "1"  # this cluster binds volume claims
 GPU_POOL = os.environ.get("HEADGATE_E2E_GPU_POOL", "gpu")
@@ -209,8 +210,8 @@ class Installation:
             "controller.resources.requests.cpu": "20m",  # small nodes are enough, and others may be there too
             "router.resources.requests.cpu": "20m",
             "router.drainSeconds": "2",
-            **{f"{part}.image.repository": self._name(part) for part in self.images},
-            **{f"{part}.image.digest": self.images[part]["digest"] for part in self.images},
+            **{f"{part}.image.repository": self._name(part) for part in PARTS},
+            **{f"{part}.image.digest": self.images[part]["digest"] for part in PARTS},
             **({f"{part}.nodeSelector.headgate\\.dev/pool": POOL for part in ("controller", "router")} if POOL else {}),
             **({"builds.nodePool": POOL} if POOL else {}),
             **sets,

@@ -14,14 +14,18 @@ import pytest
 from bench.numbers import keep
 
 from headgate_kit.kube.rights import CONTROLLER, ROUTER, rights
-from installation import CLAIMS, Installation, Recorder, ask, within
+from installation import CLAIMS, PARTS, Installation, Recorder, ask, within
 
 FIRST_S = 180.0  # the promise: install → first endpoint answering
 ROLLOUT_S = 120.0
 # What an upgrade goes to; without it only the pods are others.
 OTHER_IMAGES = os.environ.get("HEADGATE_E2E_OTHER_IMAGES", "")
 OTHER = (
-    {f"{part}.image.digest": image["digest"] for part, image in json.loads(Path(OTHER_IMAGES).read_text()).items()}
+    {
+        f"{part}.image.digest": image["digest"]
+        for part, image in json.loads(Path(OTHER_IMAGES).read_text()).items()
+        if part in PARTS
+    }
     if OTHER_IMAGES
     else {}
 )
