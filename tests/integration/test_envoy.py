@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
+import re
 import signal
 import ssl
 from collections import Counter
@@ -120,6 +122,31 @@ def test_the_split_is_the_tables_within_chance(tmp_path: Path) -> None:
             found = Counter([(await router.post()).headers["headgate-revision"] for _ in range(400)])
             assert 75 <= found["green"] <= 165  # 120, and 4.9 standard deviations either way
             assert found["blue"] + found["green"] == 400
+
+    run(scenario())
+
+
+def test_one_may_wait_for_the_one_place_whichever_threads_they_meet(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async def ask(line: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> bytes:
+            reader, writer = line
+            writer.write(b"POST /endpoints/e/score HTTP/1.1\r\nhost: h\r\nauthorization: Bearer the-key\r\n")
+            writer.write(b"content-length: 2\r\n\r\n{}")
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head)
+            await reader.readexactly(int(length[1]) if length else 0)
+            return head.split()[1]
+
+        async with model(b"1") as blue, beside(tmp_path) as router:
+            await router.route(replace(revision("blue", 1000, blue), max_concurrent_per_instance=1))
+            lines = [await asyncio.open_connection("127.0.0.1", router.caller.base_url.port) for _ in range(8)]
+            found: Counter[bytes] = Counter()
+            for pair in itertools.product(lines, repeat=2):
+                if pair[0] is not pair[1]:
+                    found.update(await asyncio.gather(*(ask(line) for line in pair)))
+            for _, writer in lines:
+                writer.close()
+            assert found == {b"200": 112}
 
     run(scenario())
 

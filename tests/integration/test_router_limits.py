@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 
+import envoyplane
 from headgate_router.dataplanes.builtin.guard import Guarded
 from headgate_router.dataplanes.builtin.protocol import CallerConnection
 from routerplay import (
@@ -43,16 +44,18 @@ def test_m_times_n_run_as_many_wait_the_rest_is_429(tmp_path: Path) -> None:
         async with router(tmp_path) as system:
             limits = {"max_concurrent_per_instance": 2, "instances": 2, "max_queue_wait_ms": 20_000}
             system.route(revision("rev", 1000, model, **limits))
-            asked = [asyncio.create_task(system.post()) for _ in range(11)]
-            refused = 0 if system.worker.side else 3  # Envoy may refuse more, when it likes
-            await until(lambda: sum(task.done() for task in asked) >= refused and len(model.heard) == 4)
+            asked = [asyncio.create_task(system.post()) for _ in range(20)]
+            # Beside Envoy twice as many may wait, and each thread may have one connection of its own.
+            extra = envoyplane.THREADS - 1 if system.worker.side else 0
+            taken = range(8, 13 + extra) if system.worker.side else range(8, 9)
+            await until(lambda: sum(task.done() for task in asked) >= 21 - taken.stop and len(model.heard) >= 4)
             go.set()
             codes = Counter([(await task).status_code for task in asked])
-            most = codes[429] if system.worker.side else 3
-            assert codes == {200: 11 - most, 429: most}
-            assert 3 <= most <= 7
-            assert running == [0, 4]
-            assert (await system.sealed()).live["rev"].outcomes == {"ok": 11 - most, "refused": most}
+            assert codes[200] in taken
+            assert codes == {200: codes[200], 429: 20 - codes[200]}
+            assert running[0] == 0
+            assert 4 <= running[1] <= 4 + extra
+            assert (await system.sealed()).live["rev"].outcomes == {"ok": codes[200], "refused": codes[429]}
 
     run(scenario())
 

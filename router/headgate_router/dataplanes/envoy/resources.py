@@ -41,6 +41,7 @@ PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 CONNECT_S = 1.0
 IDLE_S = 30.0  # an unused connection to a replica
 COPIES_RUNNING = 64  # and as many wait: of one target
+NO_LIMIT = 2**32 - 1
 _UPPER = re.compile("[A-Z]")
 _OVERWRITE = "OVERWRITE_IF_EXISTS_OR_ADD"
 _NEVER_PASSED = (
@@ -91,10 +92,11 @@ def clusters(table: RouteTable, addresses: Addresses, secrets: str = "") -> dict
         for revision in route.revisions:
             every = [a for a in addresses(revision) if secrets or not _secure(a)]
             limit = max(1, revision.max_concurrent_per_instance * max(1, revision.instances))
-            live = _cluster(cluster_name(name, revision.revision), every, limit, secrets)
+            live = _cluster(cluster_name(name, revision.revision), every, limit, 2 * limit, secrets)
             found[live["name"]] = live
             if revision.revision in copied:
-                copy = _cluster(cluster_name(name, revision.revision, copies=True), every, COPIES_RUNNING, secrets)
+                copying = cluster_name(name, revision.revision, copies=True)
+                copy = _cluster(copying, every, COPIES_RUNNING, COPIES_RUNNING, secrets)
                 found[copy["name"]] = copy
     return found
 
@@ -103,8 +105,10 @@ def _secure(address: str) -> bool:
     return address.startswith("https:")
 
 
-def _cluster(name: str, addresses: Sequence[str], limit: int, secrets: str) -> Resource:
-    """`limit`: requests that run; as many again wait for a connection."""
+def _cluster(name: str, addresses: Sequence[str], limit: int, waiting: int, secrets: str) -> Resource:
+    """`limit`: connections, `waiting`: requests that wait for one, also for one to be opened. Each thread may open one
+    whatever the others have; a limit on requests would not let wait whoever meets such a thread, but refuse.
+    """
     hosts = [(address, found) for address in addresses if (found := _socket(address)) is not None]
     tls = {"transport_socket_matches": mutual.matches(secrets)} if any(_secure(a) for a, _ in hosts) else {}
     return {
@@ -118,7 +122,12 @@ def _cluster(name: str, addresses: Sequence[str], limit: int, secrets: str) -> R
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [_host(*one) for one in hosts]}]},
         "circuit_breakers": {
             "thresholds": [
-                {"max_connections": limit, "max_pending_requests": limit, "max_requests": limit, "max_retries": limit}
+                {
+                    "max_connections": limit,
+                    "max_pending_requests": waiting,
+                    "max_requests": NO_LIMIT,
+                    "max_retries": limit,
+                }
             ]
         },
         "outlier_detection": _OUTLIERS,
