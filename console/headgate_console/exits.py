@@ -22,7 +22,7 @@ MEANING = {
     Exit.REFUSED: "a finding or a policy says no, or nothing answers; stderr says what, why and how to fix it",
     Exit.USAGE: "the command line is wrong",
     Exit.NOT_FOUND: "no such endpoint, deployment, revision or rollout",
-    Exit.DEGRADED: "the endpoint is degraded or was rolled back",
+    Exit.DEGRADED: "the endpoint, or one of all that are shown, is degraded or was rolled back",
     Exit.TIMEOUT: "`--timeout` passed while waiting",
     Exit.INTERRUPTED: "interrupted with Ctrl-C",
 }

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from headgate.control import EndpointStatus, RolloutStatus
+from controlstub import ControlStub
+from headgate import codec
+from headgate.control import EndpointStatus, RolloutStatus, SystemStatus
+from headgate_console import main
 from headgate_console.exits import Exit
 from headgate_console.watch import Printed, Watch, outcome
 
@@ -88,6 +93,36 @@ def test_a_commit_is_waited_for_until_it_is_acted_on_and_then_by_its_own_rollout
         own=lambda status: rollout("failed", name="ro-churn-1111111111-1") if status is RUNNING else None,
     )
     assert watch.run(Printed()) is Exit.DEGRADED
+
+
+def test_a_commit_whose_rollout_is_the_endpoints_own_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = rollout("failed", name="ro-churn-02ac7fd516-1")
+    newer = endpoint("Healthy", "Synced", replace(rollout("succeeded"), commit="f" * 40))
+    monkeypatch.setenv("HEADGATE_TOKEN", "t")
+    for status, more in ((RUNNING, []), (REVERTED, []), (newer, [("/endpoints/churn/rollouts", "Bearer t")])):
+        with ControlStub() as control:
+            monkeypatch.setenv("HEADGATE_CONTROL", control.url)
+            control.scripted = {
+                f"/commits/{SHA}": [(200, {"commit": SHA, "reached": True})],
+                "/endpoints/churn": [(200, codec.to_data(status))] * 2,
+                "/endpoints/churn/rollouts": [(200, codec.to_data([other]))],
+            }
+            code = main.run(["status", "churn", "--watch", "--commit", SHA, "--timeout", "0s"])
+            assert code == (Exit.TIMEOUT if status is RUNNING else Exit.DEGRADED)
+            asked = [(f"/commits/{SHA}", "Bearer t"), ("/endpoints/churn", "Bearer t"), *more]
+            assert control.asked == asked
+
+
+@pytest.mark.parametrize(("state", "code"), [("Healthy", Exit.OK), ("RolledBack", Exit.DEGRADED)])
+def test_a_look_at_all_endpoints_ends_with_the_worst_of_them(
+    state: str, code: Exit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = (endpoint("Healthy", "Synced", None), endpoint(state, "OutOfSync", None))
+    monkeypatch.setenv("HEADGATE_TOKEN", "t")
+    with ControlStub() as control:
+        monkeypatch.setenv("HEADGATE_CONTROL", control.url)
+        control.scripted["/status"] = [(200, codec.to_data(SystemStatus("0", "r", "main", "c", "c", "", found, ())))]
+        assert main.run(["status"]) == code
 
 
 def test_a_wait_for_an_endpoint_at_rest_ends_well() -> None:
