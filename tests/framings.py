@@ -1,7 +1,7 @@
 """Messages whose framing two readers may understand in two ways, by what RFC 9112 says of them. Data, no test.
 
 `REFUSED`, `TAKEN` and `EITHER` follow `HEAD`; `STARTS` are whole. `INNER` is what must never be read as a request: it
-stands where a reader that was led astray would look for the next one.
+stands where a reader that was led astray would look for the next one. `LAST` is a request that follows.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ START = b"POST /endpoints/e/score HTTP/1.1\r\n"
 OWN = b"host: here\r\nauthorization: Bearer the-key\r\n"
 HEAD = START + OWN
 INNER = b"GET /endpoints/e/inner HTTP/1.1\r\nhost: here\r\nauthorization: Bearer the-key\r\n\r\n"
+LAST = b"GET /endpoints/e/last HTTP/1.1\r\nhost: here\r\nauthorization: Bearer the-key\r\nconnection: close\r\n\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n"
 KEY = b"authorization: Bearer the-key\r\n"
 INNER_BY_LENGTH = b"content-length: %d\r\n\r\n%b" % (len(INNER), INNER)

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parent.parent
-CORPUS = Path(__file__).parent / "corpus"  # made by `seed`, kept between runs, not in git
+CORPUS = Path(__file__).parent / "corpus"  # made of `seeds`, kept between runs, not in git
 BETWEEN = b"\xff\xfe\xfd"  # what the caller says, then what the model does
 SECRET = b"only-for-the-neighbour"
 
-sys.path[:0] = [str(TESTS / "property"), str(TESTS / "traps")]
+sys.path[:0] = [str(TESTS), str(TESTS / "property")]
 
 try:
     import atheris
 except ImportError:
-    print(
-        "not run: coverage-guided fuzz needs atheris: uv pip install -e '.[fuzz]', where it has a wheel",
-        file=sys.stderr,
-    )
-    sys.exit(0)
+    atheris = None
 
-with atheris.instrument_imports(include=["headgate_router"]):
+with atheris.instrument_imports(include=["headgate_router"]) if atheris else nullcontext():
     import test_protocol as played  # its wires, in place of sockets
+
+    import framings
 
 
 def one(data: bytes) -> None:
@@ -61,21 +61,26 @@ def one(data: bytes) -> None:
         assert errors == [], errors
 
 
-def seed() -> None:
+def seeds() -> Iterator[bytes]:
     """Our traps and words, as inputs."""
-    import test_smuggling as traps
-
-    CORPUS.mkdir(exist_ok=True)
     answers = [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", *played.ANSWERS]
-    texts = [*traps.REFUSED.values(), *[raw for raw, _ in traps.TAKEN.values()]]
-    heads = [traps.HEAD.replace(b"the-key", b"k") + text + traps.LAST for text in texts]
+    heads = [text.replace(b"the-key", b"k") + framings.LAST for text in framings.EVERY.values()]
     for number, said in enumerate([*heads, *played.WORDS]):
-        content = bytes([0, number % 251, 3, 9, 0, 1, 5, 30]) + said + BETWEEN + answers[number % len(answers)]
+        yield bytes([0, number % 251, 3, 9, 0, 1, 5, 30]) + said + BETWEEN + answers[number % len(answers)]
+
+
+def main() -> None:
+    if atheris is None:
+        why = "not run: coverage-guided fuzz needs atheris: uv pip install -e '.[fuzz]', where it has a wheel"
+        print(why, file=sys.stderr)
+        return
+    CORPUS.mkdir(exist_ok=True)
+    for number, content in enumerate(seeds()):
         (CORPUS / f"seed-{number:03}").write_bytes(content)
-
-
-if __name__ == "__main__":
-    seed()
     argv = [sys.argv[0], *sys.argv[1:], "-timeout=10", "-rss_limit_mb=2048", str(CORPUS)]
     atheris.Setup(argv, one)
     atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

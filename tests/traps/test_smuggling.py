@@ -14,11 +14,8 @@ from typing import Any
 
 import pytest
 
-from framings import CHUNKED, EVERY, HEAD, INNER_BY_CHUNK, INNER_BY_LENGTH, REFUSED, TAKEN, TWO_BY_LF
+from framings import CHUNKED, EVERY, HEAD, INNER_BY_CHUNK, INNER_BY_LENGTH, LAST, REFUSED, TAKEN, TWO_BY_LF
 from headgate_router.main import ASGI, BUILTIN, ENVOY
-
-LAST = b"GET /endpoints/e/last HTTP/1.1\r\nhost: here\r\nauthorization: Bearer the-key\r\nconnection: close\r\n\r\n"
-
 
 ROWS = itertools.count(1)
 PEER_WAITS_S = 0.5
