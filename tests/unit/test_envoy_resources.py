@@ -10,7 +10,8 @@ import pytest
 
 from headgate.evidence import PairKind
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable
-from headgate_router.dataplanes.envoy.resources import callers, cluster_name, clusters, copies, host, problems
+from headgate_router.dataplanes.envoy.clusters import clusters, problems
+from headgate_router.dataplanes.envoy.resources import callers, cluster_name, copies, host
 from headgate_router.tunnels import Limits
 
 BLUE = RouteRevision("blue-1", "blue", 900, ("http://10.0.0.1:8080", "http://10.0.0.2:8080"), "/v1/predict")

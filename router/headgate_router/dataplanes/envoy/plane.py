@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 
 from headgate.table import RouteTable
+from headgate_router.dataplanes.envoy.clusters import clusters, problems
 from headgate_router.dataplanes.envoy.discovery import CLUSTERS, Discovery, Refused
 from headgate_router.dataplanes.envoy.probes import Probes
 from headgate_router.dataplanes.envoy.resources import (
@@ -19,9 +20,7 @@ from headgate_router.dataplanes.envoy.resources import (
     Addresses,
     Resource,
     callers,
-    clusters,
     copies,
-    problems,
 )
 from headgate_router.tunnels import Limits
 

@@ -1,4 +1,4 @@
-"""A route table as Envoy's resources: clusters, and the routes of callers and of copies. Pure.
+"""A route table as Envoy's resources: the routes of callers and of copies; `clusters.py` has where they lead. Pure.
 
 Every route that reaches a model asks for the header `headgate-admitted`, which no caller can set and `filter.lua` sets
 last: where that script did not come to its end, nobody is let in. Refuses nothing by itself: what Envoy cannot do is
@@ -7,16 +7,13 @@ in the table of `docs/envoy.md`.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from headgate.evidence import PairKind
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable
 from headgate_router import refusals
-from headgate_router.dataplanes.envoy import mutual
 from headgate_router.refusals import Refusal
 from headgate_router.request import HELD
 from headgate_router.tunnels import Limits
@@ -38,35 +35,13 @@ CLUSTER_TYPE = f"{TYPE}envoy.config.cluster.v3.Cluster"
 ROUTES_TYPE = f"{TYPE}envoy.config.route.v3.RouteConfiguration"
 LUA, FAULT = "envoy.filters.http.lua", "envoy.filters.http.fault"
 PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-CONNECT_S = 1.0
-IDLE_S = 30.0  # an unused connection to a replica
 COPIES_RUNNING = 64  # and as many wait: of one target
-NO_LIMIT = 2**32 - 1
 _UPPER = re.compile("[A-Z]")
 _OVERWRITE = "OVERWRITE_IF_EXISTS_OR_ADD"
 _NEVER_PASSED = (
     "authorization", ADMITTED, COPY, GENERATION, "headgate-revision", "headgate-mirror", "proxy-authorization",
     "keep-alive", "proxy-connection", "te",
 )  # fmt: skip
-
-
-def problems(table: RouteTable) -> tuple[str, ...]:
-    """Why Envoy cannot be told this table; empty: it can."""
-    return tuple(
-        f"{name}: replica {address[:100]} is no IP address and port"
-        for name, route in table.endpoints.items()
-        for revision in route.revisions
-        for address in revision.upstreams
-        if _socket(address) is None
-    )
-
-
-def _socket(address: str) -> tuple[str, int] | None:
-    parts = urlsplit(address)
-    try:
-        return str(ipaddress.ip_address(parts.hostname or "")), parts.port or 80
-    except ValueError:
-        return None
 
 
 def cluster_name(endpoint: str, revision: str, *, copies: bool = False) -> str:
@@ -76,99 +51,6 @@ def cluster_name(endpoint: str, revision: str, *, copies: bool = False) -> str:
 def host(endpoint: str) -> str:
     """The virtual host of an endpoint: hosts have no case, names do. `filter.lua` does the same."""
     return _UPPER.sub(lambda found: f"_{found[0].lower()}", endpoint)
-
-
-# Clusters.
-
-
-def clusters(table: RouteTable, addresses: Addresses, secrets: str = "") -> dict[str, Resource]:
-    """Name -> cluster: one of each revision, one more of each that is sent copies, with connections of its own.
-
-    `secrets`: folder of what `mutual.tell` wrote; empty: replicas that ask for TLS are left out.
-    """
-    found = {}
-    for name, route in table.endpoints.items():
-        copied = {mirror.revision for mirror in _compared(route)}
-        for revision in route.revisions:
-            every = [a for a in addresses(revision) if secrets or not _secure(a)]
-            limit = max(1, revision.max_concurrent_per_instance * max(1, revision.instances))
-            live = _cluster(cluster_name(name, revision.revision), every, limit, 2 * limit, secrets)
-            found[live["name"]] = live
-            if revision.revision in copied:
-                copying = cluster_name(name, revision.revision, copies=True)
-                copy = _cluster(copying, every, COPIES_RUNNING, COPIES_RUNNING, secrets)
-                found[copy["name"]] = copy
-    return found
-
-
-def _secure(address: str) -> bool:
-    return address.startswith("https:")
-
-
-def _cluster(name: str, addresses: Sequence[str], limit: int, waiting: int, secrets: str) -> Resource:
-    """`limit`: connections, `waiting`: requests that wait for one, also for one to be opened. Each thread may open one
-    whatever the others have; a limit on requests would not let wait whoever meets such a thread, but refuse.
-    """
-    hosts = [(address, found) for address in addresses if (found := _socket(address)) is not None]
-    tls = {"transport_socket_matches": mutual.matches(secrets)} if any(_secure(a) for a, _ in hosts) else {}
-    return {
-        **tls,
-        "@type": CLUSTER_TYPE,
-        "name": name,
-        "type": "STATIC",
-        "connect_timeout": f"{CONNECT_S}s",
-        "lb_policy": "LEAST_REQUEST",
-        "common_lb_config": {"healthy_panic_threshold": {"value": 1}},  # when all rest, all are asked
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [_host(*one) for one in hosts]}]},
-        "circuit_breakers": {
-            "thresholds": [
-                {
-                    "max_connections": limit,
-                    "max_pending_requests": waiting,
-                    "max_requests": NO_LIMIT,
-                    "max_retries": limit,
-                }
-            ]
-        },
-        "outlier_detection": _OUTLIERS,
-        "typed_extension_protocol_options": {
-            PROTOCOL: {
-                "@type": f"{TYPE}{PROTOCOL}",
-                "common_http_protocol_options": {"idle_timeout": f"{IDLE_S}s"},
-                "explicit_http_config": {"http_protocol_options": {}},
-            }
-        },
-    }
-
-
-def _host(address: str, socket: tuple[str, int]) -> Resource:
-    ip, port = socket
-    return {
-        "endpoint": {
-            "hostname": urlsplit(address).netloc,  # what the model reads as Host
-            "address": {"socket_address": {"address": ip, "port_value": port}},
-        },
-        **({"metadata": mutual.HOST} if _secure(address) else {}),
-    }
-
-
-# A replica that refuses or resets rests, longer each time. What a model answers never puts it out of use.
-_OUTLIERS = {
-    "split_external_local_origin_errors": True,
-    "consecutive_local_origin_failure": 1,
-    "enforcing_consecutive_local_origin_failure": 100,
-    "enforcing_local_origin_success_rate": 0,
-    "enforcing_consecutive_5xx": 0,
-    "enforcing_consecutive_gateway_failure": 0,
-    "enforcing_success_rate": 0,
-    "interval": "0.5s",
-    "base_ejection_time": "0.5s",
-    "max_ejection_time": "8s",
-    "max_ejection_percent": 100,
-}
-
-
-# Routes.
 
 
 def callers(table: RouteTable | None, version: str, tunnels: Limits) -> Resource:
@@ -197,7 +79,7 @@ def copies(table: RouteTable | None) -> Resource:
     routes = []
     for name, route in table.endpoints.items() if table is not None else ():
         known = {revision.revision: revision for revision in route.revisions}
-        for mirror in _compared(route):
+        for mirror in compared(route):
             target = known[mirror.revision]
             action = {"cluster": cluster_name(name, mirror.revision, copies=True), **_action(target.request_timeout_ms)}
             routes.append(
@@ -296,15 +178,15 @@ def _split(route: EndpointRoute) -> Iterator[Resource]:
     if not live:
         yield {**_refuses(refusals.NO_DEPLOYMENT, [_is(ADMITTED, "yes")]), "metadata": _metadata(route)}
         return
-    mirrors = [_mirror(route, mirror) for mirror in _compared(route)]
+    mirrors = [_mirror(route, mirror) for mirror in compared(route)]
     if mirrors:  # a long body is not copied
         long = {"name": "content-length", "range_match": {"start": HELD + 1, "end": 2**62}}
         yield _to(route, [long], live)
     yield _to(route, [], live, mirrors)
 
 
-def _compared(route: EndpointRoute) -> Sequence[Mirror]:
-    """Echo copies are for pairs only, and pairs are not made here."""
+def compared(route: EndpointRoute) -> Sequence[Mirror]:
+    """The mirrors that are sent copies. Echo copies are for pairs only, and pairs are not made here."""
     if not route.repeatable:
         return ()
     return [mirror for mirror in route.mirrors if mirror.kind is PairKind.COMPARE and mirror.per_mille]
