@@ -22,7 +22,7 @@ from headgate_router.dataplanes.builtin import guard, protocol
 from headgate_router.main import ASGI, BUILTIN, ENVOY
 from trapplay import DEADLINE_S, Limits, Scenario, ours, served
 
-PEER_S = 15.0  # a scenario that hangs there is one more thing they do otherwise
+HANGS_S = 10.0  # where something else is expected, a hang is that
 
 PARAMS: Mapping[str, Any] = {
     BUILTIN: BUILTIN,
@@ -42,9 +42,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 class Trap:
     """Runs a scenario behind one kind of proxy."""
 
-    def __init__(self, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, differs: bool) -> None:
         self.kind = kind
         self.folder = folder
+        self._seconds = HANGS_S if differs else DEADLINE_S * 2
         self._monkeypatch = monkeypatch
 
     def __call__(self, scenario: Scenario, *, mirrored: bool = False, **limits: Any) -> None:
@@ -53,8 +54,7 @@ class Trap:
             runner.run(self._whole(scenario, replace(Limits(), **limits), mirrored))
 
     async def _whole(self, scenario: Scenario, limits: Limits, mirrored: bool) -> None:
-        seconds = PEER_S if self.kind in peers.PEERS else DEADLINE_S * 2
-        async with asyncio.timeout(seconds), served() as model, served() as candidate:
+        async with asyncio.timeout(self._seconds), served() as model, served() as candidate:
             if self.kind in peers.PEERS:
                 to = candidate if mirrored else None
                 async with peers.peer(self.kind, self.folder, model, limits, mirrored=to) as site:
@@ -76,8 +76,8 @@ class Trap:
             self._monkeypatch.setattr(guard, "SWEEP_S", 0.05)
 
 
-def expect(request: pytest.FixtureRequest, kind: str) -> None:
-    """Marks a test that one of them is known to fail: strictly, where its version was tried."""
+def expect(request: pytest.FixtureRequest, kind: str) -> bool:
+    """Marks a test that one of them is known to fail: strictly, where its version was tried. Whether it is."""
     name = request.node.name.replace(f"[{kind}]", "").replace(f"[{kind}-", "[").replace(f"-{kind}]", "]")
     differs = peers.DIFFERS[kind]
     reason = differs.get(name) or differs.get(request.node.originalname)
@@ -86,15 +86,17 @@ def expect(request: pytest.FixtureRequest, kind: str) -> None:
         request.node.add_marker(pytest.mark.xfail(reason=f"{kind} {reason}", strict=tried))
     elif not tried:
         request.node.add_marker(pytest.mark.xfail(reason=f"{kind} {peers.version(kind)} is not known", strict=False))
+    return bool(reason)
 
 
 @pytest.fixture
 def trap(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trap:
+    differs = False
     if request.param == ENVOY:
         envoyplane.expect(request)
     elif request.param in peers.DIFFERS:
-        expect(request, request.param)
-    return Trap(request.param, tmp_path, monkeypatch)
+        differs = expect(request, request.param)
+    return Trap(request.param, tmp_path, monkeypatch, differs=differs)
 
 
 Chain = Callable[[Callable[..., Coroutine[Any, Any, None]]], None]
