@@ -306,6 +306,22 @@ def test_what_a_caller_says_of_itself_lets_nobody_in(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_what_follows_an_upgrade_to_a_page_reaches_nobody(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with beside(tmp_path) as router:
+            reader, writer = await asyncio.open_connection("127.0.0.1", router.caller.base_url.port)
+            writer.write(
+                b"GET /healthz HTTP/1.1\r\nhost: h\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+                b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+                b"POST /admit/e HTTP/1.1\r\nhost: control.headgate\r\ncontent-length: 0\r\n\r\n"
+            )
+            said = await reader.read()
+            assert (said[9:12], said.count(b"HTTP/1.")) == (b"200", 1)
+            writer.close()
+
+    run(scenario())
+
+
 def test_its_folder_and_its_doors_are_for_this_user_only(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with beside(tmp_path) as router:
