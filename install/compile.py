@@ -24,6 +24,7 @@ from pathlib import Path
 MODULES = (
     "auth",
     "choose",
+    "copies",
     "count",
     "headers",
     "limits",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from headgate_router import main, mirror
+from headgate_router import copies, main, mirror
 
 
-def _nothing(self: mirror.Mirrors, copy: mirror.Copy, seen: mirror.Seen | None) -> None:
+def _nothing(self: copies.Mirrors, copy: mirror.Copy, seen: mirror.Seen | None) -> None:
     """In place of the pair."""
 
 
 if __name__ == "__main__":
-    mirror.Mirrors._pair = _nothing  # type: ignore[method-assign]
+    copies.Mirrors._pair = _nothing  # type: ignore[method-assign]
     main.main()

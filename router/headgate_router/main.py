@@ -34,6 +34,7 @@ from headgate_kit.identity import Identity
 from headgate_kit.layout import DataFolder
 from headgate_router import app
 from headgate_router.access_log import AccessLog
+from headgate_router.copies import Mirrors
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.asgi import DataPath
 from headgate_router.dataplanes.builtin.doors import CONNECTIONS, Doors
@@ -42,7 +43,6 @@ from headgate_router.dataplanes.builtin.protocol import STALL_S, protocol
 from headgate_router.dataplanes.envoy.side import Asked, Side, reserve, side_of
 from headgate_router.feed import Announced, Feed
 from headgate_router.metrics import RouterCollector
-from headgate_router.mirror import Mirrors
 from headgate_router.request import MAX_BODY, Desk, suffix
 from headgate_router.routes import Routes
 from headgate_router.tls import Certificate, Entrance

@@ -13,10 +13,10 @@ from prometheus_client.registry import Collector
 
 from headgate.evidence import bucket_ms
 from headgate.version import __version__
+from headgate_router.copies import Mirrors
 from headgate_router.count import Book, Slots
 from headgate_router.datapath import data_path
 from headgate_router.feed import Feed
-from headgate_router.mirror import Mirrors
 from headgate_router.routes import Routes
 from headgate_router.tunnels import Tunnels
 

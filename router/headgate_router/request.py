@@ -16,10 +16,11 @@ from headgate.evidence import Outcome, PairKind
 from headgate_router import headers, mirror, refusals
 from headgate_router.access_log import AccessLog, Line
 from headgate_router.choose import Unroutable, sticky_point
+from headgate_router.copies import Mirrors
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.client import Connection, Listener
 from headgate_router.dataplanes.builtin.failures import Abandoned, TimedOut, Unreachable, Untrusted, UpstreamError
-from headgate_router.mirror import Copy, Mirrors, Seen
+from headgate_router.mirror import Copy, Seen
 from headgate_router.refusals import CLIENT_GONE, Refusal
 from headgate_router.routes import LiveMirror, LiveRevision, LiveRoute, Routes
 from headgate_router.streams import Stream

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from headgate.table import EndpointRoute, RouteRevision, RouteTable, seal
+from headgate_router.copies import Mirrors
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.client import Connection
 from headgate_router.dataplanes.builtin.doors import Doors
 from headgate_router.dataplanes.builtin.protocol import CallerConnection
-from headgate_router.mirror import Mirrors
 from headgate_router.request import Desk
 from headgate_router.routes import Routes
 

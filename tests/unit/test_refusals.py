@@ -10,9 +10,9 @@ import pytest
 
 from headgate.evidence import Outcome
 from headgate_router import mirror, refusals
+from headgate_router.copies import Mirrors
 from headgate_router.count import Book
 from headgate_router.metrics import RouterCollector
-from headgate_router.mirror import Mirrors
 from headgate_router.routes import Routes
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "router.md").read_text()
