@@ -7,6 +7,7 @@ it: who is the candidate, who the stable. Counts are additive, so that batches m
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,16 +18,15 @@ from typing import Any, TypeVar
 FIRST_BUCKET_MS = 0.1
 BUCKET_GROWTH = 1.05
 LAST_BUCKET = 350
-_LOG_GROWTH = math.log(BUCKET_GROWTH)
+# Of every bucket but the last, by a hair more: a bound that was computed otherwise is still within its own bucket.
+BUCKET_ENDS = tuple(FIRST_BUCKET_MS * BUCKET_GROWTH ** (index + 1e-9) for index in range(LAST_BUCKET))
 
 K = TypeVar("K")
 
 
 def bucket(ms: float) -> int:
     """The index of the latency bucket that holds `ms`; 0 to `LAST_BUCKET`."""
-    if ms <= FIRST_BUCKET_MS:
-        return 0
-    return min(LAST_BUCKET, math.ceil(math.log(ms / FIRST_BUCKET_MS) / _LOG_GROWTH - 1e-9))
+    return bisect_left(BUCKET_ENDS, ms)
 
 
 def bucket_ms(index: int) -> float:
@@ -37,16 +37,17 @@ def bucket_ms(index: int) -> float:
 # Of an event stream, in milliseconds: to its first event, the longest gap between two, the mean between two.
 STREAM_TIMES = ("first_event", "gap", "pace")
 SIZE_CLASSES = 8  # of requests, by the bytes of their body
+SIZE_ENDS = tuple(1024 * 4**index for index in range(SIZE_CLASSES - 1))  # of every class but the last, in bytes
 
 
 def size_class(size: int) -> int:
     """0: at most 1 KiB, then four times as much each; the last holds all that is larger (4 MiB)."""
-    return min(SIZE_CLASSES - 1, (max(size - 1, 0).bit_length() - 9) // 2) if size > 1024 else 0
+    return bisect_left(SIZE_ENDS, size)
 
 
 def size_limit(index: int) -> int | None:
     """The most bytes of a class; None: the last has no end."""
-    return 1024 * 4**index if index < SIZE_CLASSES - 1 else None
+    return SIZE_ENDS[index] if index < SIZE_CLASSES - 1 else None
 
 
 class Outcome(StrEnum):

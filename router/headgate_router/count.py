@@ -8,29 +8,40 @@ with its reason.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from headgate.evidence import STREAM_TIMES, Batch, Counts, Outcome, Pair, bucket, size_class
+from headgate.evidence import BUCKET_ENDS, SIZE_ENDS, STREAM_TIMES, Batch, Counts, Outcome, Pair, bucket
 from headgate.table import RouteTable
 from headgate_router.streams import Stream
 from headgate_router.tunnels import Tunnels
 
 K = TypeVar("K")
 
-_OK: str = Outcome.OK.value  # what an enumeration's `value` costs is worth to be spared on most requests
+# What members of an enumeration, and their values, cost to be asked for is worth to be spared on most requests.
+_OK: Final = Outcome.OK
+_OK_VALUE: Final[str] = Outcome.OK.value
+_CLIENT_GONE: Final = Outcome.CLIENT_GONE
+_NONE: Final = -1  # in a tally: not known
 
+MAX_TALLIES = 1_000  # of one revision, before they are told apart
 MAX_PAIRS = 200  # per endpoint and batch
 MAX_PAIR_BYTES = 16 * 1024 * 1024  # of all pairs that wait for the controller
 
 
 class Slots:
-    """One revision under one generation."""
+    """One revision under one generation.
 
-    __slots__ = ("finishes", "first_byte", "latency", "outcomes", "sizes", "statuses", "streams")
+    What is alike is counted together first, in one step a request, and told apart when somebody looks.
+    """
+
+    __slots__ = ("_tallies", "finishes", "first_byte", "latency", "outcomes", "sizes", "statuses", "streams")
 
     def __init__(self) -> None:
+        # (outcome, status, bucket of the whole answer, of its first byte, size class) -> requests
+        self._tallies: dict[tuple[str, int, int, int, int], int] = {}
         self.outcomes: dict[str, int] = {}
         self.latency: dict[int, int] = {}
         self.first_byte: dict[int, int] = {}
@@ -49,30 +60,39 @@ class Slots:
         stream: Stream | None = None,
     ) -> None:
         """Counts one request that ended. None: it did not get that far; `size`: bytes of its body, None: not known."""
-        key = _OK if outcome is Outcome.OK else outcome.value
-        self.outcomes[key] = self.outcomes.get(key, 0) + 1
-        self.statuses[status] = self.statuses.get(status, 0) + 1
-        if whole_ms is not None:
-            index = bucket(whole_ms)
-            self.latency[index] = self.latency.get(index, 0) + 1
-            if size is not None:
-                of_size = self.sizes.setdefault(size_class(size), {})
-                of_size[index] = of_size.get(index, 0) + 1
-        if first_ms is not None:
-            index = bucket(first_ms)
-            self.first_byte[index] = self.first_byte.get(index, 0) + 1
-        if stream is not None and outcome is not Outcome.CLIENT_GONE:
+        said = _OK_VALUE if outcome is _OK else outcome.value
+        whole = _NONE if whole_ms is None else bisect_left(BUCKET_ENDS, whole_ms)
+        first = _NONE if first_ms is None else whole if first_ms == whole_ms else bisect_left(BUCKET_ENDS, first_ms)
+        tally = (said, status, whole, first, _NONE if size is None else bisect_left(SIZE_ENDS, size))
+        n = self._tallies.get(tally, 0)
+        if not n and len(self._tallies) >= MAX_TALLIES:
+            self._tell_apart()
+        self._tallies[tally] = n + 1
+        if stream is not None and outcome is not _CLIENT_GONE:
             self._add_stream(outcome, stream)
 
+    def _tell_apart(self) -> None:
+        tallies, self._tallies = self._tallies, {}
+        for (outcome, status, whole, first, size), n in tallies.items():
+            _more(self.outcomes, outcome, n)
+            _more(self.statuses, status, n)
+            if whole != _NONE:
+                _more(self.latency, whole, n)
+                if size != _NONE:
+                    _more(self.sizes.setdefault(size, {}), whole, n)
+            if first != _NONE:
+                _more(self.first_byte, first, n)
+
     def _add_stream(self, outcome: Outcome, stream: Stream) -> None:
-        finish = stream.finish if outcome is Outcome.OK else "broken"
+        finish = stream.finish if outcome is _OK else "broken"
         self.finishes[finish] = self.finishes.get(finish, 0) + 1
         for name, ms in zip(STREAM_TIMES, (stream.first, stream.gap, stream.pace), strict=True):
             if ms is not None:
                 found = self.streams.setdefault(name, {})
-                found[bucket(ms)] = found.get(bucket(ms), 0) + 1
+                _more(found, bucket(ms), 1)
 
     def merge(self, other: Slots) -> None:
+        other._tell_apart()
         _add(self.outcomes, other.outcomes)
         _add(self.latency, other.latency)
         _add(self.first_byte, other.first_byte)
@@ -84,12 +104,17 @@ class Slots:
         _add(self.finishes, other.finishes)
 
     def counts(self) -> Counts:
+        self._tell_apart()
         return Counts(self.outcomes, self.latency, self.first_byte, self.sizes, self.streams, self.finishes)
 
 
 def _add(into: dict[K, int], more: Mapping[K, int]) -> None:
     for key, n in more.items():
         into[key] = into.get(key, 0) + n
+
+
+def _more(of: dict[K, int], key: K, n: int) -> None:
+    of[key] = of.get(key, 0) + n
 
 
 @dataclass(slots=True)
@@ -102,19 +127,23 @@ class _Page:
     pairs: list[Pair] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     chosen: dict[str, int] = field(default_factory=dict)
-    statuses: dict[int, int] = field(default_factory=dict)
+    statuses: dict[int, int] = field(default_factory=dict)  # of answers that reached no revision
 
     def batch(self, endpoint: str, generation: int, now: float) -> Batch:
+        live = {name: slots.counts() for name, slots in self.live.items()}
+        statuses = dict(self.statuses)
+        for slots in self.live.values():
+            _add(statuses, slots.statuses)
         return Batch(
             endpoint=endpoint,
             generation=generation,
             seconds=max(0.0, now - self.opened),
-            live={name: slots.counts() for name, slots in self.live.items()},
+            live=live,
             mirrored={name: slots.counts() for name, slots in self.mirrored.items()},
             pairs=tuple(self.pairs),
             dropped=self.dropped,
             chosen=self.chosen,
-            statuses={str(status): n for status, n in self.statuses.items()},
+            statuses={str(status): n for status, n in statuses.items()},
         )
 
 
@@ -162,7 +191,6 @@ class Book:
         if slots is None:
             slots = page.live[revision] = Slots()
         slots.add(outcome, status, whole_ms, first_ms, size, stream)
-        page.statuses[status] = page.statuses.get(status, 0) + 1
 
     def refused(self, endpoint: str, generation: int, status: int) -> None:
         """A request to a known endpoint was answered by us, without a revision."""

@@ -33,6 +33,18 @@ def test_latency_goes_to_the_shared_buckets() -> None:
     assert batch.live["r"].first_byte == {bucket(7.0): 1}
 
 
+def test_more_kinds_of_requests_than_are_counted_together_add_up() -> None:
+    book = Book()
+    kinds = count.MAX_TALLIES + 10
+    for _ in range(2):
+        for status in range(kinds):
+            book.live("e", 1, "r", Outcome.OK, status, 12.0, 7.0, size=10)
+    (batch,) = book.seal(1.0)
+    assert batch.live["r"].outcomes == {"ok": 2 * kinds}
+    assert batch.live["r"].sizes == {0: {bucket(12.0): 2 * kinds}}
+    assert batch.statuses == {str(status): 2 for status in range(kinds)}
+
+
 def test_latency_is_kept_by_the_size_of_the_request_too_when_it_is_known() -> None:
     book = Book()
     for size in (10, 2_000, 3_000, None):

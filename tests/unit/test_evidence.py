@@ -16,6 +16,14 @@ def test_a_latency_lies_in_its_bucket(ms: float) -> None:
     assert index == 0 or ms > bucket_ms(index - 1) * (1 - 1e-6)
 
 
+def test_the_end_of_a_bucket_lies_in_it_however_it_was_computed() -> None:
+    for index in range(LAST_BUCKET):
+        end = bucket_ms(index)
+        assert {bucket(end), bucket(math.nextafter(end, 0)), bucket(math.nextafter(end, math.inf))} == {index}
+        assert bucket(end * 1.0001) == index + 1
+    assert bucket(bucket_ms(LAST_BUCKET) * 2) == LAST_BUCKET
+
+
 @pytest.mark.parametrize("size", [0, 1, 1_024, 1_025, 4_096, 4_097, 2**20, 4 * 2**20, 10**12])
 def test_a_size_lies_in_its_class(size: int) -> None:
     index = size_class(size)
