@@ -171,8 +171,8 @@ class Copying(Listener):
         self._replica: Replica
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._started = time.perf_counter()
-        self._ends = time.monotonic() + copy.mirror.target.route.request_timeout_ms / 1000
+        self._started = time.monotonic()
+        self._ends = self._started + copy.mirror.target.route.request_timeout_ms / 1000
         self._first_ms: float | None = None
         self._headed = False
         self._stream: Stream | None = None
@@ -188,7 +188,7 @@ class Copying(Listener):
             self._over = True
             self._mirrors.absent(self)
             return
-        connection = replica.pooled(self._attempts.max_idle_s)
+        connection = replica.pooled(self._attempts.max_idle_s, time.monotonic())
         replica.in_flight += 1
         if connection is not None:
             self._start(connection)
@@ -250,7 +250,7 @@ class Copying(Listener):
             self._whole(connection)
         elif connection.error is not None:
             self._cut(connection.error)
-        elif time.perf_counter() - self._started > MAX_SECONDS:
+        elif time.monotonic() - self._started > MAX_SECONDS:
             self._cut(TimedOut(f"still answering after {MAX_SECONDS:g} s"))
 
     def _answered(self, connection: Connection) -> None:
@@ -319,4 +319,4 @@ class Copying(Listener):
             self._replica.give_back(connection)
 
     def _elapsed(self) -> float:
-        return (time.perf_counter() - self._started) * 1000
+        return (time.monotonic() - self._started) * 1000

@@ -46,9 +46,11 @@ class Asked:
         "continues",
         "hosts",
         "length",
+        "model_path",
         "overrides",
         "passed",
         "request_id",
+        "start_line",
         "websocket",
     )
 
@@ -65,6 +67,8 @@ class Asked:
         self.websocket = False  # an upgrade is asked for
         self._lines: bytes | None = None
         self.admitted: object | None = None  # the door that let these fields in, and always will
+        self.start_line = b""  # to the model, where its path is `model_path`; empty: not made yet
+        self.model_path = b""
         self.ambiguous = False  # two readers could read two things (RFC 9112, 3.2 and 6.1): never passed on
 
     def lines(self) -> bytes | None:

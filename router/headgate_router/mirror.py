@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from headgate.evidence import Answer
 from headgate_router import headers
@@ -30,15 +29,22 @@ COPY_FAILED = "copy_failed"
 NOT_SAMPLED = "not_sampled"  # the sample was full
 
 
-@dataclass(frozen=True, slots=True)
 class Seen:
-    """An answer as it went by: what may become one half of a pair."""
+    """An answer as it went by: what may become one half of a pair. Never changed.
 
-    revision: str
-    status: int
-    fields: Sequence[tuple[bytes, bytes]]
-    body: bytes  # at most MAX_BODY
-    cut: bool
+    Neither this nor a copy is a dataclass: there are many, and a frozen one costs ten times as much to make.
+    """
+
+    __slots__ = ("body", "cut", "fields", "revision", "status")
+
+    def __init__(
+        self, revision: str, status: int, fields: Sequence[tuple[bytes, bytes]], body: bytes, cut: bool
+    ) -> None:
+        self.revision = revision
+        self.status = status
+        self.fields = fields
+        self.body = body  # at most MAX_BODY
+        self.cut = cut
 
     def answer(self, redact: Sequence[Path]) -> Answer:
         media_type = headers.find(self.fields, b"content-type").decode("latin-1")[:100]
@@ -51,17 +57,21 @@ class Seen:
         return Answer(self.revision, self.status, media_type, text or "", cut=text is None)
 
 
-@dataclass(frozen=True, slots=True)
 class Copy:
-    route: LiveRoute
-    mirror: LiveMirror
-    message: Message
-    request_id: str
-    live: Seen | None  # None: the live answer did not end whole
+    """A request that is sent again. Never changed."""
 
-    @property
-    def held(self) -> int:
-        return len(self.message.body) + (len(self.live.body) if self.live else 0)
+    __slots__ = ("held", "live", "message", "mirror", "request_id", "route")
+
+    def __init__(
+        self, route: LiveRoute, mirror: LiveMirror, message: Message, request_id: str, live: Seen | None
+    ) -> None:
+        """`live`: None: the live answer did not end whole."""
+        self.route = route
+        self.mirror = mirror
+        self.message = message
+        self.request_id = request_id
+        self.live = live
+        self.held = len(message.body) + (len(live.body) if live is not None else 0)  # bytes
 
 
 def marked(copy: Copy) -> Message:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Final
 
 from headgate.evidence import Outcome, PairKind
 from headgate_router import headers, mirror, refusals
@@ -30,10 +31,15 @@ from headgate_router.upstream import Message, NoReplica
 MAX_BODY = 100 * 1024 * 1024  # bytes of a request; Azure's managed endpoints take less
 MAX_ERROR_BODY = 64 * 1024  # bytes of a model's error that reach the caller
 HELD = 1024 * 1024  # bytes of a body that are held, so that it can be repeated and copied; a longer one is streamed
+# What members of an enumeration cost to be asked for is worth to be spared on every request.
+_OK: Final = Outcome.OK
+_CLIENT_GONE: Final = Outcome.CLIENT_GONE
+_REFUSED: Final = Outcome.REFUSED
 _UNSAFE = re.compile(rb"[\x00-\x20\x7f-\xff#]")
 _SCORE = b"score"
 _ID = 32  # digits of an id
 _IDS = 256  # drawn at once
+_DIGITS = [b"%d" % n for n in range(1024)]  # of most times; cheaper than to write them each time
 ENDPOINTS = b"/endpoints/"
 SWAGGER = b"swagger.json"  # below an endpoint: a document, not a question to the model
 
@@ -126,7 +132,7 @@ class Request(Listener):
         self.revision: LiveRevision | None = None
         self.drawn: list[LiveMirror] = []
         self.seen: Seen | None = None
-        self.outcome = Outcome.CLIENT_GONE  # until something better is known
+        self.outcome = _CLIENT_GONE  # until something better is known
         self.status = CLIENT_GONE
         self.body_size: int | None = None  # bytes; None: sent in chunks, and longer than is held
         self.started = 0.0
@@ -189,20 +195,32 @@ class Request(Listener):
         if self.revision is None:
             return None
         self.body_size = self.asked.length if more else len(body)
-        target = self.revision.model_path if self.rest == _SCORE else b"/" + self.rest
-        if self.query:
-            target += b"?" + self.query
+        start_line = self._start_line(self.revision.model_path)
         fields = self.asked.lines()
-        if fields is None or _UNSAFE.search(target):
+        if fields is None or start_line is None:
             self.revision = None
             return None
         framed = headers.framing(self.method, len(body), self.asked.length, more=more)
         return Message(
-            start_line=b"%b %b HTTP/1.1\r\n" % (self.method, target),
+            start_line=start_line,
             fields=b"%bx-ms-request-id: %b\r\n%b" % (fields, self.request_id, framed),
             body=headers.chunk(body) if more and self.asked.length is None else body,
             head_only=self.method == b"HEAD",
         )
+
+    def _start_line(self, model_path: bytes) -> bytes | None:
+        """As the model gets it; None: it must not be passed on. The same head to the same path begins alike again."""
+        asked = self.asked
+        if asked.start_line and asked.model_path == model_path:
+            return asked.start_line
+        target = model_path if self.rest == _SCORE else b"/" + self.rest
+        if self.query:
+            target += b"?" + self.query
+        if _UNSAFE.search(target):
+            return None
+        asked.model_path = model_path
+        asked.start_line = b"%b %b HTTP/1.1\r\n" % (self.method, target)
+        return asked.start_line
 
     def draw(self, *, more: bool) -> None:
         """Which mirrors get a copy: each drawn by itself, never by the split."""
@@ -231,11 +249,15 @@ class Request(Listener):
 
     def begin(self) -> None:
         """It goes to a replica now."""
-        self.started = time.perf_counter()
+        self.started = time.monotonic()
 
     def elapsed(self) -> float:
         """Milliseconds since `begin`."""
-        return (time.perf_counter() - self.started) * 1000
+        return self.until(time.monotonic())
+
+    def until(self, now: float) -> float:
+        """Milliseconds from `begin` to `now`, of the monotonic clock."""
+        return (now - self.started) * 1000
 
     def answered(self, connection: Connection, body: bytes, *, cut: bool, at_once: bool = False) -> None:
         """The answer is whole; `body`: at most mirror.MAX_BODY bytes of it are remembered for a comparison.
@@ -244,7 +266,7 @@ class Request(Listener):
         """
         self.whole_ms = self.first_ms if at_once else self.elapsed()
         if 200 <= connection.status < 300:
-            self.outcome, self.status = Outcome.OK, connection.status
+            self.outcome, self.status = _OK, connection.status
         else:
             self.outcome, self.status = Outcome.MODEL_ERROR, refusals.MODEL_ERROR.status
         if self.drawn and self.revision is not None:
@@ -275,12 +297,12 @@ class Request(Listener):
         if refusal is refusals.TIMED_OUT:
             self.outcome = Outcome.TIMEOUT
         elif refusal is not refusals.TOO_LARGE:  # the caller's fault: stays `client_gone`, which blames no model
-            self.outcome = Outcome.REFUSED
+            self.outcome = _REFUSED
         return refusal
 
     def left(self) -> None:
         """The caller is gone."""
-        self.outcome, self.status = Outcome.CLIENT_GONE, CLIENT_GONE
+        self.outcome, self.status = _CLIENT_GONE, CLIENT_GONE
 
     def refused(self, status: int) -> None:
         """Counts an answer of our own to a request that reached no revision."""
@@ -336,7 +358,7 @@ class Request(Listener):
         """Offers the copies drawn; after a request that no model worked on there is nothing to copy."""
         if not self.drawn or self.live is None:
             return
-        if self.outcome is Outcome.REFUSED:
+        if self.outcome is _REFUSED:
             self.shared.book.dropped(self.name, self.live.route.generation, mirror.LIVE_FAILED, len(self.drawn))
             return
         request_id = self.request_id.decode()
@@ -362,8 +384,9 @@ class Request(Listener):
         """`said`, as it goes out."""
         if self.asked.client_id or self.revision is None or self.first_ms is None:
             return headers.lines(self.said())
-        said = (self.request_id, self.revision.lines, self.first_ms)
-        return b"x-ms-request-id: %b\r\n%bms-azureml-model-time: %d\r\n" % said
+        whole = int(self.first_ms)
+        ms = _DIGITS[whole] if whole < len(_DIGITS) else b"%d" % whole
+        return b"x-ms-request-id: %b\r\n%bms-azureml-model-time: %b\r\n" % (self.request_id, self.revision.lines, ms)
 
 
 def suffix(domain: str) -> bytes:

@@ -96,9 +96,9 @@ class Replica:
         self._failures = 0
         self._rests_until = 0.0
 
-    def pooled(self, max_idle_s: float) -> Connection | None:
+    def pooled(self, max_idle_s: float, now: float) -> Connection | None:
         """A kept connection that was idle no longer than that."""
-        oldest = time.monotonic() - max_idle_s
+        oldest = now - max_idle_s
         while self._idle and max_idle_s:
             pooled = self._idle.pop()
             if pooled.open and pooled.idle_since >= oldest:
@@ -108,7 +108,7 @@ class Replica:
 
     async def connection(self, *, max_idle_s: float, timeout_s: float) -> Connection:
         """A pooled connection that was idle no longer than that, or a new one. Raises Unreachable."""
-        pooled = self.pooled(max_idle_s)
+        pooled = self.pooled(max_idle_s, time.monotonic())
         return pooled or await self.connect(Connection, timeout_s)
 
     async def connect(self, made: Callable[[asyncio.AbstractEventLoop], C], timeout_s: float) -> C:

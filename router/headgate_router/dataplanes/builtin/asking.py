@@ -82,10 +82,11 @@ class Asking(Request):
         if more:
             self.caller.hold()
         places = self.revision.in_flight
-        wait_s = self.revision.route.max_queue_wait_ms / 1000
         if places.try_enter():
             self._run()
-        elif places.may_wait(wait_s):
+            return
+        wait_s = self.revision.route.max_queue_wait_ms / 1000
+        if places.may_wait(wait_s):
             self._later(self._wait(wait_s))
         else:
             self._say(self.refused_by(refusals.BUSY))
@@ -105,20 +106,20 @@ class Asking(Request):
         self.placed = True
         self.draw(more=self.streams)
         self.begin()
-        self.ends = time.monotonic() + revision.route.request_timeout_ms / 1000
+        self.ends = self.started + revision.route.request_timeout_ms / 1000
         self.attempts = Attempts(revision.replicas, may_repeat=live.route.repeatable, streams=self.streams)
-        self._attempt()
+        self._attempt(self.started)
 
-    def _attempt(self) -> None:
+    def _attempt(self, now: float) -> None:
         try:
             replica = self.replica = self.attempts.pick()
         except NoReplica as error:
             self._fail(error)
             return
         replica.in_flight += 1
-        connection = replica.pooled(self.attempts.max_idle_s)
+        connection = replica.pooled(self.attempts.max_idle_s, now)
         if connection is not None:
-            self._start(connection)
+            self._start(connection, now)
         else:
             self._later(self._connect(replica))
 
@@ -132,7 +133,7 @@ class Asking(Request):
             self.task = None
             replica.in_flight -= 1
             if isinstance(error, Unreachable) and self.attempts.unreachable(replica):
-                self._attempt()
+                self._attempt(time.monotonic())
             else:
                 self._fail(error)
         except asyncio.CancelledError:
@@ -140,7 +141,7 @@ class Asking(Request):
             raise
         else:
             self.task = None
-            self._start(connection)
+            self._start(connection, time.monotonic())
 
     async def _opened(self, replica: Replica, timeout_s: float) -> Connection:
         return await replica.connect(Connection, timeout_s)
@@ -156,7 +157,7 @@ class Asking(Request):
             self.caller.abort()
             raise
 
-    def _start(self, connection: Connection) -> None:
+    def _start(self, connection: Connection, now: float) -> None:
         message = self.sending
         if message is None:
             return
@@ -166,9 +167,9 @@ class Asking(Request):
             self.unsent = False
             waiting, self.before = self.before, []
             self.caller.release()
-        left = max(0.001, self.ends - time.monotonic())
+        left = max(0.001, self.ends - now)
         head = message.head(self.replica.name)
-        connection.start(head, message.body, timeout_s=left, head_only=message.head_only, listener=self)
+        connection.start(head, message.body, timeout_s=left, head_only=message.head_only, listener=self, now=now)
         if connection.error is not None:  # the model had closed it while it was idle
             self.heard()
             return
@@ -195,7 +196,7 @@ class Asking(Request):
         again = isinstance(error, Broken) and self.attempts.broke(self.replica, connection)
         self._drop()
         if again:
-            self._attempt()
+            self._attempt(time.monotonic())
         else:
             self._fail(error)
 
@@ -225,13 +226,12 @@ class Asking(Request):
         """`lines`: the fields, as they go out, less those of every answer."""
         caller = self.caller
         end = b"\r\n" if caller.stays(last=last) else b"connection: close\r\n\r\n"
-        head = b"".join((_STATUS_LINES[status], caller.date(), lines, self.said_lines(), end))
-        if not body or self.method == b"HEAD":
-            caller.write(head)
-        elif len(body) <= _JOINED:
-            caller.write(head + body)
-        else:
-            caller.write(head)
+        if self.method == b"HEAD":
+            body = b""
+        with_head = body if len(body) <= _JOINED else b""
+        first, date, said = _STATUS_LINES[status], caller.date(), self.said_lines()
+        caller.write(b"%b%b%b%b%b%b" % (first, date, lines, said, end, with_head))
+        if body and not with_head:
             caller.write(body)
 
     # Ending.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -46,8 +47,8 @@ class Listener:
     def writable(self, yes: bool) -> None:
         """Whether the model reads what it is sent."""
 
-    def passed(self, body: bytes, framed: bytes) -> None:
-        """More of the body, where the connection `passes` whole chunks: as they came, and what they hold."""
+    def passed(self, body: bytes, framed: bytes, now: float) -> None:
+        """More of the body, where the connection `passes` whole chunks: what they hold, and as they came."""
 
 
 class Connection(Answer):
@@ -61,6 +62,7 @@ class Connection(Answer):
         "_drained",
         "_error",
         "_expires",
+        "_fires",
         "_held",
         "_idle_s",
         "_loop",
@@ -84,7 +86,8 @@ class Connection(Answer):
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._expires = 0.0
+        self._expires = 0.0  # when an answer is too late, of the monotonic clock
+        self._fires = 0.0  # when the timer does
         self.listener: Listener | None = None
         self.open = False
         self.busy = False
@@ -114,15 +117,25 @@ class Connection(Answer):
     # What the owner calls.
 
     def start(
-        self, head: bytes, body: bytes, *, timeout_s: float, head_only: bool = False, listener: Listener | None = None
+        self,
+        head: bytes,
+        body: bytes,
+        *,
+        timeout_s: float,
+        head_only: bool = False,
+        listener: Listener | None = None,
+        now: float | None = None,
     ) -> None:
-        """Sends a request; `timeout_s` limits the wait for the answer's head, then each wait for more of it."""
+        """Sends a request; `timeout_s` limits the wait for the answer's head, then each wait for more of it.
+
+        `now`: of the monotonic clock, if its owner has just looked at it.
+        """
         self._reset(head_only=head_only)
         self.listener = listener
         self.busy = True
         self.used += 1
         self._idle_s = timeout_s
-        self._expire_in(timeout_s)
+        self._expire_at((time.monotonic() if now is None else now) + timeout_s)
         if not self.open:
             self._error = Broken("closed while idle")
         else:
@@ -140,7 +153,7 @@ class Connection(Answer):
         """More of the request's body, now; the time for an answer counts from the last of it."""
         if self.open:
             self._transport.write(chunk)
-            self._expires = max(self._expires, self._loop.time() + self._idle_s)
+            self._expires = max(self._expires, time.monotonic() + self._idle_s)
 
     def hold(self) -> None:
         """The listener's caller reads no more for now: neither does this, and no time runs."""
@@ -152,7 +165,7 @@ class Connection(Answer):
         """The end of `hold`."""
         if self._held:
             self._held = False
-            self._expires = max(self._expires, self._loop.time() + self._idle_s)
+            self._expires = max(self._expires, time.monotonic() + self._idle_s)
             if self.open:
                 self._transport.resume_reading()
 
@@ -207,7 +220,7 @@ class Connection(Answer):
     async def _more(self) -> None:
         self._raise()
         self._waiter = self._loop.create_future()
-        self._expires = max(self._expires, self._loop.time() + self._idle_s) if self.headed else self._expires
+        self._expires = max(self._expires, time.monotonic() + self._idle_s) if self.headed else self._expires
         try:
             await self._waiter
         finally:
@@ -231,25 +244,29 @@ class Connection(Answer):
         self.keep = False
         self._wake()
 
-    def _expire_in(self, seconds: float) -> None:
+    def _expire_at(self, when: float) -> None:
         """One timer per connection, moved on only when it fires: a request costs no timer of its own."""
-        self._expires = self._loop.time() + seconds
-        if self._timer is not None and self._timer.when() > self._expires:
+        self._expires = when
+        if self._timer is not None and self._fires > when:
             self._timer.cancel()
             self._timer = None
         if self._timer is None:
-            self._timer = self._loop.call_at(self._expires, self._on_timer)
+            self._fire_in(when - time.monotonic())
+
+    def _fire_in(self, seconds: float) -> None:
+        self._fires = time.monotonic() + seconds
+        self._timer = self._loop.call_later(seconds, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         if not self.busy or self.done:
             return
-        left = self._expires - self._loop.time()
+        left = self._expires - time.monotonic()
         waits = self._waiter is not None or (self.listener is not None and not self._held)
         if left <= 0 and waits:
             self._fail(TimedOut(f"nothing for {self._idle_s:g} s"))
         else:  # moved on, or it is the caller who is slow now
-            self._timer = self._loop.call_later(max(left, 0.05), self._on_timer)
+            self._fire_in(max(left, 0.001) if left > 0 else 0.05)
 
     # asyncio.Protocol.
 
@@ -293,8 +310,9 @@ class Connection(Answer):
         if self._between and self.passes and self.listener is not None:
             body = chunks.whole(data)
             if body is not None:
-                self._expires = self._loop.time() + self._idle_s
-                self.listener.passed(body, data)
+                now = time.monotonic()
+                self._expires = now + self._idle_s
+                self.listener.passed(body, data, now)
                 return
         first = not self.answered
         self.answered = True
@@ -324,7 +342,7 @@ class Connection(Answer):
         self._between = self._coded and not self._in_chunk and data.endswith(b"\r\n")
         if self.listener is not None:
             if self.headed:
-                self._expires = self._loop.time() + self._idle_s
+                self._expires = time.monotonic() + self._idle_s
             self.listener.heard()
             return
         if self._size > HIGH_WATER and not self._paused and not self.done:

@@ -124,9 +124,9 @@ class Exchange(Asking):
         else:
             self._more(connection)
 
-    def passed(self, body: bytes, framed: bytes) -> None:
+    def passed(self, body: bytes, framed: bytes, now: float) -> None:
         if self.stream is not None:
-            self.stream.add(body, self.elapsed())
+            self.stream.add(body, self.until(now))
         if self.drawn and len(self.kept) <= mirror.MAX_BODY:
             self.kept += body[: mirror.MAX_BODY + 1 - len(self.kept)]
         self.caller.write(framed)

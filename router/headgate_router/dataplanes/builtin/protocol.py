@@ -147,6 +147,8 @@ class CallerConnection(Reading):
                     return
         finally:
             self._feeding = False
+            if self._exchange is not None and not self._whole:
+                self._since = time.monotonic()
 
     def _keep_for_later(self, data: bytes) -> None:
         self._later += data
@@ -223,7 +225,6 @@ class CallerConnection(Reading):
         return b"" if self._ending else rest
 
     def _open_with(self, exchange: Exchange) -> None:
-        self._since = time.monotonic()
         self._exchange = exchange
         exchange.head(complete=self._whole)
         if self._replied and self._whole and not self._ending:
@@ -231,7 +232,6 @@ class CallerConnection(Reading):
 
     def _body(self, data: bytes) -> bytes:
         """Feeds the parser up to the end of a body; what follows it."""
-        self._since = time.monotonic()
         if self._rest is None:
             fed = self._chunked(data)
         else:

@@ -38,13 +38,19 @@ class Reading(Caller):
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
+        self._raw = bytearray()  # of a head that came in pieces
+        self._fields: list[headers.Field] = []
+        self._pieces: list[bytes] = []
 
     def _reset(self) -> None:
         """Before a request."""
-        self._raw = bytearray()  # of a head that came in pieces
+        if self._raw:
+            self._raw = bytearray()
         self._url = b""
-        self._fields: list[headers.Field] = []
-        self._pieces: list[bytes] = []
+        if self._fields:  # they are the request's now
+            self._fields = []
+        if self._pieces:
+            self._pieces = []
         self._headed = False
         self._whole = False
         self._keep = True

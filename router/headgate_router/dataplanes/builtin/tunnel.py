@@ -125,10 +125,10 @@ class Tunnel(Exchange):
     def _why_not(self, live: LiveRoute, *, more: bool) -> str:
         return WEBSOCKET
 
-    def _attempt(self) -> None:
+    def _attempt(self, now: float) -> None:
         self.attempts.max_idle_s = 0.0
         self.attempts.may_repeat = False
-        super()._attempt()
+        super()._attempt(now)
 
     async def _opened(self, replica: Replica, timeout_s: float) -> Connection:
         return await replica.connect(Switching, timeout_s)
