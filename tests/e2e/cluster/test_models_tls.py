@@ -49,9 +49,15 @@ def installed(installation: Installation, tmp_path_factory: pytest.TempPathFacto
     installation.write("plain")
     installation.push("first")
     installation.install(**ROUTERS)
-    within(120, lambda: installation.get("onlineendpoint", "greet"), "the endpoint is shown")
-    installation.kubectl("wait", "--for=condition=Ready", "onlineendpoint/greet", "--timeout=110s")
+    within(ROLLED_S, lambda: ready(installation), "the endpoint is ready")
     return installation
+
+
+def ready(world: Installation) -> bool:
+    """Served, with no rollout on its way."""
+    found = world.get("onlineendpoint", "greet") or {}
+    conditions = {c["type"]: c["status"] for c in found.get("status", {}).get("conditions", ())}
+    return conditions.get("Ready") == "True" and conditions.get("Reconciling") != "True"
 
 
 def give(world: Installation, name: str, folder: Path) -> None:
@@ -96,10 +102,7 @@ def answers(world: Installation, key: str, word: str) -> bool:
 
 def rolled(world: Installation, commit: str) -> bool:
     """Whether this commit is what serves."""
-    found = world.get("onlineendpoint", "greet")
-    conditions = {c["type"]: c["status"] for c in found["status"].get("conditions", ())}
-    told = json.loads(world.headgate("status", "greet", "-o", "json").stdout or "{}")
-    return commit[:10] in json.dumps(told) and conditions.get("Reconciling") != "True"
+    return ready(world) and commit in world.headgate("status", "greet", "-o", "json").stdout
 
 
 def test_new_revisions_speak_it_old_ones_stay_and_no_caller_sees_a_renewal(
