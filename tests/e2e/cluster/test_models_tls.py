@@ -14,7 +14,7 @@ from headgate.workload import object_name
 from installation import Installation, Recorder, within
 
 RENEWED_S = 180.0  # a kubelet takes up to a minute and its cache's delay to show a pod a changed Secret
-ROLLED_S = 240.0
+ROLLED_S = 420.0  # a machine that is busy with other things
 # What is said there to who has no certificate, in plain HTTP and by TLS; then the certificate that is shown.
 KNOCK = """
 import json, socket, ssl, sys
@@ -46,11 +46,18 @@ ROUTERS = {"models.tls.clientSecret": "models-client"}
 def installed(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """Headgate whose routers have a certificate, and an endpoint that is ready and asks for none."""
     give(installation, "models-client", US.issue(tmp_path_factory.mktemp("client"), CLIENT))
-    installation.write("plain")
+    write(installation, "plain")
     installation.push("first")
     installation.install(**ROUTERS)
     within(ROLLED_S, lambda: ready(installation), "the endpoint is ready")
     return installation
+
+
+def write(world: Installation, word: str) -> None:
+    """With gates that need little: what is looked at here is who answers."""
+    world.write(word)
+    rollout = "steps: [50, 100]\nsoak: 2s\nmax_soak: 3m\ngates: {error-rate: {max_increase: 10%}}\n"
+    (world.work / "endpoints/greet/rollout.yml").write_text(f"mirror: {{percent: 0}}\n{rollout}")
 
 
 def ready(world: Installation) -> bool:
@@ -118,7 +125,7 @@ def test_new_revisions_speak_it_old_ones_stay_and_no_caller_sees_a_renewal(
     assert "0 of 1 revisions are met by mutual TLS; not yet: greet-" in installed.headgate("doctor").stdout
     assert pods(installed).keys() == before.keys(), "no pod that runs is changed"
 
-    installed.write("secured")
+    write(installed, "secured")
     commit = installed.push("second")
     within(ROLLED_S, lambda: pods(installed).keys() - before.keys(), "the new revision has a pod")
     name = (pods(installed).keys() - before.keys()).pop()
@@ -147,7 +154,7 @@ def test_a_secret_that_is_missing_is_said_and_callers_are_answered_by_what_serve
     caller.start()
     installed.install(**ROUTERS, **{"models.tls.serverSecret": "models-absent"})
     acts(installed)
-    installed.write("third")
+    write(installed, "third")
     installed.push("third")
 
     def said() -> str:
