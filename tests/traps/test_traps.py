@@ -289,18 +289,23 @@ def test_13_who_sends_too_slowly_is_shown_out(trap: Any) -> None:
     trap(scenario, head_s=0.2, body_s=0.3)
 
 
-def test_14_15_events_pass_one_by_one_and_the_first_comes_with_the_head(trap: Any) -> None:
+@pytest.mark.parametrize("chunks", [True, False], ids=["in chunks", "until the end"])
+def test_14_15_events_pass_one_by_one_and_the_first_comes_with_the_head(trap: Any, chunks: bool) -> None:
     async def scenario(site: Any) -> None:
         go = asyncio.Event()
+        framing = b"transfer-encoding: chunked" if chunks else b"connection: close"
 
         async def events(heard: Any, reader: Any, writer: Any) -> None:
-            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n%b\r\n\r\n" % framing
             for n in range(5):
-                writer.write(head + b"9\r\ndata: %d\n\n\r\n" % n)
+                event = b"data: %d\n\n" % n
+                writer.write(head + (b"9\r\n%b\r\n" % event if chunks else event))
                 head = b""
                 await go.wait()
                 go.clear()
-            writer.write(b"0\r\n\r\n")
+            writer.write(b"0\r\n\r\n" if chunks else b"")
+            if not chunks:
+                writer.close()
 
         site.model.act = events
         caller = await site.caller()
@@ -308,9 +313,10 @@ def test_14_15_events_pass_one_by_one_and_the_first_comes_with_the_head(trap: An
         assert b"data: 0" in await caller.reader.read(65536)
         for n in range(1, 5):
             go.set()
-            assert b"data: %d" % n in await caller.reader.readuntil(b"\n\n\r\n")
+            assert b"data: %d" % n in await caller.reader.readuntil(b"data: %d\n\n" % n)
         go.set()
-        assert await caller.reader.readuntil(b"0\r\n\r\n") == b"0\r\n\r\n"
+        if chunks:
+            assert (await caller.reader.readuntil(b"\r\n0\r\n\r\n")).strip() == b"0"
         caller.close()
 
     trap(scenario)
