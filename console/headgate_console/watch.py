@@ -120,7 +120,7 @@ class Watch:
             shown.close()
 
     def look(self, shown: Screen) -> Exit | None:
-        waits_for: frozenset[str] = frozenset({"not-running"})
+        waits_for: frozenset[str] = frozenset({"not-running", "try-again"})
         try:
             there = self.arrived()
             if not there:  # an endpoint may not exist before its first commit is acted on

@@ -192,6 +192,8 @@ class Controller:
 
     def _head(self, name: str) -> Head:
         head = self.heads.get(name)
+        if not head.commit and not self.commits.handled:
+            raise TransientError(f"no commit of {self._repo.shown} was read yet", retry_after_s=1.0)
         if not head.commit:
             known = ", ".join(h.endpoint for h in self.heads.all() if h.commit) or "none yet"
             raise NotFoundError(f"there is no endpoint {name}; known: {known}")

@@ -41,7 +41,7 @@ FILES = {
 
 
 class System:
-    def __init__(self, folder: Path, secrets: str = "file") -> None:
+    def __init__(self, folder: Path, secrets: str = "file", *, look: bool = True) -> None:
         repo = folder / "repo"
         for name, text in FILES.items():
             file = repo / "endpoints/fraud" / name
@@ -55,7 +55,8 @@ class System:
         data.prepare()
         self.parts = assemble(Options(data, str(repo), None, secrets=secrets), Adapters(), TOKEN, News())
         self.controller = self.parts.controller
-        self.controller.commits.look()
+        if look:
+            self.controller.commits.look()
         self.app = application(self.controller, News())
 
     def git(self, *command: str) -> None:
@@ -168,6 +169,15 @@ def test_of_all_rollouts_only_that_of_the_commit_waited_for_is_answered(system: 
 def test_what_is_not_there_is_a_404_that_says_so(system: System, path: str) -> None:
     answer = system.ask("GET", path)
     assert (answer.status_code, answer.json()["findings"][0]["code"]) == (404, "not-found")
+
+
+def test_before_the_first_commit_is_read_no_endpoint_is_said_not_to_be_there(tmp_path: Path) -> None:
+    system = System(tmp_path, look=False)
+    answer = system.ask("GET", "/endpoints/fraud")
+    assert (answer.status_code, answer.json()["findings"][0]["code"]) == (503, "try-again")
+    system.controller.commits.look()
+    assert system.ask("GET", "/endpoints/fraud").status_code == 200
+    system.close()
 
 
 @pytest.mark.parametrize("path", ["/verdicts/{}/build/error-rate", "/replays/none/a/b", "/rollouts/{}/ops/b/trace"])

@@ -9,6 +9,7 @@ import pytest
 from controlstub import ControlStub
 from headgate import codec
 from headgate.control import EndpointStatus, RolloutStatus, SystemStatus
+from headgate.findings import Finding, FindingsError, Place
 from headgate_console import main
 from headgate_console.exits import Exit
 from headgate_console.watch import Printed, Watch, outcome
@@ -123,6 +124,19 @@ def test_a_look_at_all_endpoints_ends_with_the_worst_of_them(
         monkeypatch.setenv("HEADGATE_CONTROL", control.url)
         control.scripted["/status"] = [(200, codec.to_data(SystemStatus("0", "r", "main", "c", "c", "", found, ())))]
         assert main.run(["status"]) == code
+
+
+@pytest.mark.parametrize("code", ["not-running", "try-again"])
+def test_a_controller_that_starts_is_waited_for(code: str) -> None:
+    answers = iter([FindingsError(Finding(code, "", "", "", Place("control API"))), RUNNING, REVERTED])
+
+    def ask() -> EndpointStatus:
+        found = next(answers)
+        if isinstance(found, FindingsError):
+            raise found
+        return found
+
+    assert Watch(ask, lambda status, now: [], every_s=0.0).run(Printed()) is Exit.DEGRADED
 
 
 def test_a_wait_for_an_endpoint_at_rest_ends_well() -> None:
