@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from headgate_kit.kube.rights import CONTROLLER, ROUTER
 from installation import Installation, Recorder, within
+from world import PATIENCE_S
 
 Verb = tuple[str, str, str]  # resource, verb, namespace | cluster
 
-PATIENCE_S = 240.0  # a machine that is shared by everything
 RUN_SETTINGS = ("instance_count", "scale_settings", "type")
 SCALING = "{type: target_utilization, min_instances: 2, max_instances: %d, target_utilization_percentage: 70}"
 FORGOTTEN = {

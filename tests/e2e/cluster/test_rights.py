@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 from bench.numbers import RESULTS, keep
 
-from acts import ACTS, EDIT, FORGOTTEN, MODELS, PATIENCE_S, Verb, remove, scaled_to, set_run, there
+from acts import ACTS, EDIT, FORGOTTEN, MODELS, Verb, remove, scaled_to, set_run, there
 from headgate_kit.kube.client import NO_RIGHT
 from headgate_kit.kube.rights import CONTROLLER, ROUTER, rights
 from installation import CLAIMS, Installation, within
+from world import PATIENCE_S
 
 SETTINGS = {"engine": "pods", "resources.enabled": "true", "nodes.read": "true"}
 REQUESTS = re.compile(r'headgate_cluster_(requests|refused)_total\{resource="([^"]+)",scope="(\w+)",verb="(\w+)"\}')
