@@ -7,6 +7,7 @@ import hashlib
 import json
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -80,7 +81,7 @@ class System:
         """The next request meets the model anew."""
         live = self.worker.routes.find("e")
         for replica in live.revisions["r1"].replicas.every if live else ():
-            while (kept := replica.pooled(60)) is not None:
+            while (kept := replica.pooled(60, time.monotonic())) is not None:
                 kept.abort()
 
     @property
