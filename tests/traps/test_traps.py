@@ -340,6 +340,30 @@ def test_16_a_model_that_closes_kept_connections_fails_nobody(trap: Any) -> None
     trap(scenario)
 
 
+@pytest.mark.only(BUILTIN, ASGI, ENVOY, why="whether a request may be asked twice is a setting of ours")
+def test_16_a_close_that_crosses_a_request_fails_nobody_who_may_ask_twice(trap: Any) -> None:
+    async def scenario(site: Any) -> None:
+        used: set[int] = set()
+
+        async def close_on_the_second(heard: Any, reader: Any, writer: Any) -> None:
+            if heard.connection in used:
+                writer.transport.abort()
+                return
+            used.add(heard.connection)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+        site.model.act = close_on_the_second
+        site.route(repeatable=True)
+        caller = await site.caller()
+        for _ in range(12):
+            caller.write(site.request())
+            assert (await caller.answer()).status == 200
+        assert len(site.model.heard) > 12  # some were asked twice
+        caller.close()
+
+    trap(scenario)
+
+
 def test_17_what_may_have_run_is_not_sent_again(trap: Any) -> None:
     async def scenario(site: Any) -> None:
         async def die(heard: Any, reader: Any, writer: Any) -> None:
