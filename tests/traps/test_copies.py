@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headgate_router import mirror
+from headgate_router import copies, mirror
 from headgate_router.main import ASGI, BUILTIN
 from trapplay import until
 
@@ -22,8 +22,8 @@ def test_copies_that_hang_hold_so_many_bytes_and_no_more(trap: Any) -> None:
 
         site.mirrored.act = hang
         asked, size = 40, 1_000_000
-        fit = mirror.MAX_BYTES // (size + len(b"ok"))
-        assert fit < min(asked, mirror.MAX_RUNNING)
+        fit = copies.MAX_BYTES // (size + len(b"ok"))
+        assert fit < min(asked, copies.MAX_RUNNING)
         caller = await site.caller()
         for _ in range(asked):
             caller.write(site.request(b"x" * size))
@@ -37,7 +37,7 @@ def test_copies_that_hang_hold_so_many_bytes_and_no_more(trap: Any) -> None:
 
 @OURS
 def test_a_copys_answer_without_end_is_ended_and_not_kept(trap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "MAX_SECONDS", 0.3)
+    monkeypatch.setattr(copies, "MAX_SECONDS", 0.3)
 
     async def scenario(site: Any) -> None:
         poured = 0

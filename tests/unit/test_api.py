@@ -24,6 +24,7 @@ from headgate_controllers.api.app import application
 from headgate_controllers.api.news import News
 from headgate_controllers.main import assemble
 from headgate_controllers.options import Options
+from headgate_controllers.secrets.kubernetes import KubernetesSecrets
 from headgate_kit.layout import DataFolder
 from kubeserver import KubeServer
 
@@ -247,6 +248,9 @@ def test_what_the_cluster_refuses_is_told_in_its_words(tmp_path: Path, monkeypat
         (finding,) = found.json()["findings"]
         assert (found.status_code, finding["code"]) == (502, "refused-behind")
         assert 'cannot get resource "secrets"' in finding["message"]
+        kept = system.controller._secrets
+        assert isinstance(kept, KubernetesSecrets)
+        kept.close()  # before the server: its watch would ask for it on and on
         system.close()
 
 

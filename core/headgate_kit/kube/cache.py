@@ -45,6 +45,7 @@ class Cache:
         self._objects: dict[str, Object] = {}
         self._ready = threading.Event()
         self._closing = threading.Event()
+        self._random = random.Random()  # drawn from in its thread: whoever seeds the common one is left alone
         self._seen = ""  # the version up to which we have followed
         self._watch: Watch | None = None
         self._thread = threading.Thread(target=self._run, name=f"watch-{kind.plural}", daemon=True)
@@ -99,7 +100,7 @@ class Cache:
                 if version and self._seen != version:  # it brought news before it broke
                     pause, broken = PAUSE_S[0], 0
                 told = error.retry_after_s if isinstance(error, TransientError) else 0.0
-                rest = max(pause * random.uniform(0.7, 1.3), told if told > 1.0 else 0.0)
+                rest = max(pause * self._random.uniform(0.7, 1.3), told if told > 1.0 else 0.0)
                 self.trouble, broken = str(error), broken + 1
                 log.warning("%s: %s; tried again in %.1f s", self._kind.plural, error, rest)
                 self._closing.wait(rest)
