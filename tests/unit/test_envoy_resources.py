@@ -159,14 +159,36 @@ def test_a_sticky_split_hashes_what_the_caller_brings(sticky: str, policy: dict[
 
 def test_a_handshake_is_led_as_any_request_with_times_of_its_own_and_no_copies() -> None:
     given = table(replace(BLUE, websocket=True), GREEN, WARM, mirrors=(Mirror("red-3", 200),), sticky="header:x-user")
-    every = [one for one in routes(given) if "upgrade" in asked(one)]
-    assert [r["direct_response"]["status"] for r in every if "route" not in r] == []
+    every = [one for one in routes(given) if "upgrade" in asked(one) and "route" in one]
     split = every[-1]["route"]
     assert weights(every[-1]) == {"e/blue-1": 900, "e/green-2": 100}
     assert (split["idle_timeout"], split["max_stream_duration"]) == ("120.000s", {"max_stream_duration": "14400.000s"})
     assert split["hash_policy"] == routes(given)[-2]["route"]["hash_policy"]
     assert not [one for one in every if "request_mirror_policies" in one["route"]]
     assert {asked(one).get("azureml-model-deployment") for one in every} > {"blue", "green@green-2", "red"}
+
+
+def met(given: RouteTable, **headers: str) -> dict[str, Any]:
+    """The route that Envoy takes for an admitted request: the first one that has nothing against it."""
+    said = {"headgate-admitted": "yes", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return next(
+        one
+        for one in routes(given)
+        if all(name in said and wanted in ("", said[name]) for name, wanted in asked(one).items())
+    )
+
+
+@pytest.mark.parametrize("headers", [{}, {"upgrade": "websocket"}], ids=["request", "handshake"])
+def test_a_named_deployment_is_met_and_one_that_is_not_there_is_404_where_others_speak_websocket(
+    headers: dict[str, str],
+) -> None:
+    given = table(replace(BLUE, websocket=True), GREEN, WARM)
+    for name, cluster in (("blue", "e/blue-1"), ("green", "e/green-2"), ("red@red-3", "e/red-3")):
+        found = met(given, azureml_model_deployment=name, **headers)
+        assert list(weights(found)) == [cluster]
+        assert ("upgrade" in asked(found)) is bool(headers)
+    unknown = met(given, azureml_model_deployment="pink", **headers)
+    assert unknown["direct_response"]["status"] == 404
 
 
 def test_a_revision_that_takes_no_websocket_keeps_its_share_and_refuses() -> None:

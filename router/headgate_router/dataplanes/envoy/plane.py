@@ -34,7 +34,7 @@ class Plane:
         table: what is to be served by; None: nothing yet.
         addresses: where the replicas of a revision are.
         tunnels: how long a WebSocket may live.
-        secrets: see `resources.clusters`.
+        secrets: see `clusters`.
     """
 
     def __init__(

@@ -121,11 +121,8 @@ def _upgrades(route: EndpointRoute, tunnels: Limits) -> Iterator[Resource]:
     live = [(row, row.per_mille) for row in route.revisions if row.per_mille]
     split = [_to(route, [], live)] if live else []
     for found in [*_named(route), *split]:
-        if "route" not in found:
-            yield found
-            continue
-        matched = {**found["match"], "headers": [*found["match"]["headers"], upgrade]}
-        yield {**found, "match": matched, "route": _tunnel(found["route"], route, tunnels)}
+        asked = {**found, "match": {**found["match"], "headers": [*found["match"]["headers"], upgrade]}}
+        yield {**asked, "route": _tunnel(found["route"], route, tunnels)} if "route" in found else asked
 
 
 def _tunnel(action: Resource, route: EndpointRoute, limits: Limits) -> Resource:
