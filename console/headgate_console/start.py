@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import signal
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as for a job in the background
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 
 def headgate() -> None:
+    _unheard()
     from headgate_console.main import main
 
     main()
 
 
 def kubectl_headgate() -> None:
+    _unheard()
     from headgate_console.plugin import main
 
     main()
+
+
+def _unheard() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored: a job in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def heard() -> None:

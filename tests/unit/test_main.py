@@ -148,6 +148,12 @@ def test_ctrl_c_while_modules_are_imported_prints_no_traceback(program: str, tmp
     assert (begun.returncode, said) == (-signal.SIGINT, "")
 
 
+def test_who_imports_the_commands_keeps_ctrl_c_to_itself() -> None:
+    said = "import signal, headgate_console.main, headgate_console.plugin; print(signal.getsignal(signal.SIGINT))"
+    asked = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert "default_int_handler" in asked.stdout
+
+
 def test_a_closed_pipe_ends_quietly() -> None:
     shell = f"{sys.executable} -m headgate_console.main --help | head -1; exit ${{PIPESTATUS[0]}}"
     asked = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
