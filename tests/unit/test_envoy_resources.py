@@ -227,6 +227,13 @@ def test_no_table_still_answers_pages_and_probes() -> None:
     assert every["unknown"]["routes"][0]["direct_response"]["status"] == 404
 
 
+@pytest.mark.parametrize(("address", "port"), [("http://10.0.0.1", 80), ("https://10.0.0.1", 443)])
+def test_an_address_without_a_port_means_its_schemes_own(address: str, port: int) -> None:
+    cluster = clusters(table(BLUE), lambda revision: (address,), "/keys")["e/blue-1"]
+    (host,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    assert host["endpoint"]["address"]["socket_address"] == {"address": "10.0.0.1", "port_value": port}
+
+
 def test_a_replica_that_is_no_address_refuses_the_table() -> None:
     bad = replace(BLUE, upstreams=("http://model.local:80", "http://10.0.0.1:99"))
     assert problems(table(bad)) == ("e: replica http://model.local:80 is no IP address and port",)

@@ -49,6 +49,13 @@ def application(controller: Controller, news: News) -> FastAPI:
     def scrape() -> Response:
         return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
 
+    _answer_errors(app)
+    return app
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Errors that say what is wrong are answered as findings."""
+
     @app.exception_handler(FindingsError)
     async def refused(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, FindingsError)
@@ -77,8 +84,6 @@ def application(controller: Controller, news: News) -> FastAPI:
         assert isinstance(error, HTTPException)
         code = {401: "unauthorized", 404: "not-found"}.get(error.status_code, "bad-request")
         return _findings(error.status_code, [Finding(code, str(error.detail), "", "", Place("control API"))])
-
-    return app
 
 
 def _findings(status: int, findings: Sequence[Finding]) -> JSONResponse:

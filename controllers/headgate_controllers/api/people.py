@@ -21,13 +21,14 @@ ACTIONS = ("pause", "resume", "promote", "abort", "rollback", "approve", "reject
 def routes(controller: Controller) -> APIRouter:
     api = APIRouter(dependencies=[Depends(controller.access.operator)])
     _seen(api, controller)
+    _told(api, controller)
     _credentials(api, controller)
     _steered(api, controller)  # last: `{action}` would take the paths of the others
     return api
 
 
 def _seen(api: APIRouter, controller: Controller) -> None:
-    """What is asked for, what is live, what happened, and what replicas print."""
+    """What is asked for, and what is live."""
 
     @api.get("/status")
     def status() -> Response:
@@ -65,6 +66,10 @@ def _seen(api: APIRouter, controller: Controller) -> None:
     def space(name: str) -> Response:
         """What a rollout of it would find now: nodes, quotas, and the claims of others. It need not exist yet."""
         return _json(controller.capacity.space(name))
+
+
+def _told(api: APIRouter, controller: Controller) -> None:
+    """What happened, and what replicas print."""
 
     @api.get("/events")
     def events(

@@ -10,7 +10,7 @@ from headgate.table import RouteTable
 from headgate_router.dataplanes.envoy import mutual
 from headgate_router.dataplanes.envoy.resources import (
     CLUSTER_TYPE,
-    COPIES_RUNNING,
+    MOST_COPIES,
     PROTOCOL,
     TYPE,
     Addresses,
@@ -38,7 +38,7 @@ def problems(table: RouteTable) -> tuple[str, ...]:
 def _socket(address: str) -> tuple[str, int] | None:
     parts = urlsplit(address)
     try:
-        return str(ipaddress.ip_address(parts.hostname or "")), parts.port or 80
+        return str(ipaddress.ip_address(parts.hostname or "")), parts.port or (443 if _secure(address) else 80)
     except ValueError:
         return None
 
@@ -58,7 +58,7 @@ def clusters(table: RouteTable, addresses: Addresses, secrets: str = "") -> dict
             found[live["name"]] = live
             if revision.revision in copied:
                 copying = cluster_name(name, revision.revision, copies=True)
-                copy = _cluster(copying, every, COPIES_RUNNING, COPIES_RUNNING, secrets)
+                copy = _cluster(copying, every, MOST_COPIES, MOST_COPIES, secrets)
                 found[copy["name"]] = copy
     return found
 
