@@ -37,16 +37,12 @@ def traffic(endpoint: str, split: str | None, mirrored: str | None, root: Path, 
     file = endpoint_file(root, endpoint)
     before = file.read_text("utf-8")
     after = edited(before, changes(split, mirrored), file)
-    for line in diff(before, after, file.relative_to(root).as_posix()):
-        click.echo(line)
     if after == before:
         note("nothing to change")
         return Exit.OK
-    file.write_text(after, "utf-8")
-    unknown = [finding for finding in read(root, endpoint) if finding.code in REFUSED]
-    if unknown:
-        file.write_text(before, "utf-8")
-        raise FindingsError(*unknown)
+    write(root, endpoint, file, after)
+    for line in diff(before, after, file.relative_to(root).as_posix()):
+        click.echo(line)
     if committed:
         sha = commit(root, file, message or f"{endpoint}: traffic {split if split is not None else ''}".rstrip())
         note(f"committed {sha[:8]}; push it, or `git revert {sha[:8]}`")
@@ -102,6 +98,19 @@ def diff(before: str, after: str, path: str) -> list[str]:
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), f"a/{path}", f"b/{path}", lineterm="")
     colours = {"+": "green", "-": "red", "@": "cyan"}
     return [click.style(line, fg=colours.get(line[:1])) for line in lines]
+
+
+def write(root: Path, endpoint: str, file: Path, after: str) -> None:
+    """Leaves the file as it was when anything goes wrong. Raises: FindingsError: it names what is not there."""
+    before = file.read_bytes()
+    file.write_text(after, "utf-8")
+    try:
+        refused = [finding for finding in read(root, endpoint) if finding.code in REFUSED]
+        if refused:
+            raise FindingsError(*refused)
+    except BaseException:
+        file.write_bytes(before)
+        raise
 
 
 def read(root: Path, endpoint: str) -> tuple[Finding, ...]:

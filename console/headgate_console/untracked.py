@@ -34,6 +34,7 @@ def listed(root: Path, paths: Sequence[str], *options: str) -> list[str]:
     found: list[str] = []
     for some in (paths[start : start + AT_ONCE] for start in range(0, len(paths), AT_ONCE)):
         command = ["git", "--literal-pathspecs", "-C", str(root), "ls-files", "-z", "--others", *options, "--", *some]
-        asked = subprocess.run(command, capture_output=True, text=True, check=True)
-        found += [path for path in asked.stdout.split("\0") if path and "__pycache__" not in path]
+        asked = subprocess.run(command, capture_output=True, check=True)
+        names = asked.stdout.decode("utf-8", "replace").split("\0")  # a name may be any bytes
+        found += [path for path in names if path and "__pycache__" not in path]
     return found

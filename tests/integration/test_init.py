@@ -94,6 +94,8 @@ def test_traffic_edits_and_commits_that_file_only(
     assert endpoint.read_text() == "name: hello # ours\ntraffic:\n  blue: 90\n  green: 10\n"
     assert "+  green: 10" in capsys.readouterr().out
     assert main.run(["traffic", "hello", "teal=100", "--repo", str(tmp_path / "eps"), "--commit"]) == Exit.REFUSED
-    assert "names `teal`, which is no deployment" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "names `teal`, which is no deployment" in said.err
+    assert said.out == "", "no change is shown that was not made"
     assert endpoint.read_text() == "name: hello # ours\ntraffic:\n  blue: 90\n  green: 10\n", "nothing is written"
     assert main.run(["traffic", "nope", "a=100", "--repo", str(tmp_path / "eps")]) == Exit.NOT_FOUND

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
 import yaml
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headgate.findings import FindingsError
-from headgate_console.edit import changes, shares
+from headgate_console.edit import changes, shares, write
 from headgate_console.spans import with_map
 
 BLOCK = 'name: x # why\n\ntags:\n- a\n# note\ntraffic:\n    blue: 100 # stable\n    "old": 0\n\nauth_mode: key\n'
@@ -90,3 +92,12 @@ def test_a_mirror_takes_one_deployment_and_half_at_most() -> None:
     with pytest.raises(FindingsError, match="mirror-percent"):
         changes(None, "a=60")
     assert changes(None, "") == {"mirror_traffic": {}}
+
+
+def test_a_refused_edit_leaves_every_byte(tmp_path: Path) -> None:
+    file = tmp_path / "endpoints/fraud/endpoint.yml"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"name: fraud\r\n")
+    with pytest.raises(FindingsError, match="teal"):
+        write(tmp_path, "fraud", file, "name: fraud\ntraffic: {teal: 100}\n")
+    assert file.read_bytes() == b"name: fraud\r\n"
