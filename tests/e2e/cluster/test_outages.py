@@ -146,6 +146,9 @@ def test_a_node_is_drained(world: World) -> None:
     world.place.push("two")
     within(PATIENCE_S, lambda: sum(ready(pod) for pod in world.pods("model")) >= 2, "two replicas are ready")
     node = world.pods("controller")[0]["spec"]["nodeName"]
+    _spread_routers(world)
+    for part in ("router", "model"):
+        assert node in {pod["spec"]["nodeName"] for pod in world.pods(part)}, f"no {part} on the node to drain"
     words = [
         "--ignore-daemonsets",
         "--delete-emptydir-data",
@@ -167,6 +170,12 @@ def test_a_node_is_drained(world: World) -> None:
     within(60, lambda: settled(world), "it is shown")
 
 
+def _spread_routers(world: World) -> None:
+    """Over the nodes again: a drain leaves all on one, and so may a start while a node had no room."""
+    world.place.kubectl("rollout", "restart", "deployment/headgate-router")
+    world.place.kubectl("rollout", "status", "deployment/headgate-router", "--timeout=110s")
+
+
 def _elsewhere(world: World, part: str, node: str) -> bool:
     found = world.pods(part)
     return bool(found) and all(ready(pod) and pod["spec"]["nodeName"] != node for pod in found)
@@ -177,8 +186,7 @@ def test_a_node_whose_kubelet_is_lost_with_every_replica_and_a_router_on_it(worl
         commit = go(world, "lost node")  # one replica
         within(PATIENCE_S, lambda: world.serves(commit) and len(_live(world)) == 1, "one replica serves")
         node = _live(world)[0]["spec"]["nodeName"]
-        world.place.kubectl("rollout", "restart", "deployment/headgate-router")  # a drain leaves all on one node
-        world.place.kubectl("rollout", "status", "deployment/headgate-router", "--timeout=110s")
+        _spread_routers(world)
         assert {pod["spec"]["nodeName"] for pod in world.pods("router")} > {node}, "a router is on another node"
         began = time.monotonic()
         with world.machine.without(f"kubelet-{node}"):
