@@ -1,7 +1,8 @@
 """Copies on their way to a mirror: bounded in number, bytes and time, and whatever becomes of one no caller is told.
 
 A copy goes over connections of its own, after the caller has been answered, by callbacks as a request does: a task for
-each cost more than all else on the way of a request. Copies that do not run are counted with the reason.
+each cost more than all else on the way of a request. Copies that do not run are counted with the reason, and so are
+those that a fault of ours ends: it costs the copy, and neither the request nor its place among copies.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ MAX_RUNNING = 64  # copies at once, per worker
 MAX_WAITING = 64
 MAX_BYTES = 32 * 1024 * 1024  # of request and answer bodies held for copies
 MAX_SECONDS = 600.0  # a copy that streams for longer is ended
+FAULT = "a copy to %s came to nothing"
 
 
 class Mirrors:
@@ -61,11 +63,7 @@ class Mirrors:
     def _begin(self, copy: Copy) -> None:
         copying = Copying(self, copy)
         self._running.add(copying)
-        try:
-            copying.begin()
-        except Exception:  # the request it is a copy of goes on, whatever is wrong here
-            log.exception("a copy to %s was not sent", copy.mirror.target.route.revision)
-            copying.abandon()
+        copying.begin()
 
     def absent(self, copying: Copying) -> None:
         """There is nobody to send it to."""
@@ -86,6 +84,11 @@ class Mirrors:
         self._leave(copying)
         self._count(copying.copy, outcome, status, whole_ms, first_ms, stream)
         self._pair(copying.copy, seen)
+
+    def failed(self, copying: Copying) -> None:
+        """Something is wrong here: of the target nothing is said."""
+        self._leave(copying)
+        self._drop(copying.copy, mirror.COPY_FAILED)
 
     def abandoned(self, copying: Copying) -> None:
         """It was ended by us: nothing is counted."""
@@ -181,7 +184,15 @@ class Copying(Listener):
         self._over = False
 
     def begin(self) -> None:
-        """Asks a replica. Called again when a request may be sent again."""
+        """Asks a replica."""
+        try:
+            self._ask()
+        except Exception:
+            log.exception(FAULT, self.copy.mirror.target.route.revision)
+            self._failed()
+
+    def _ask(self) -> None:
+        """Called again when it may be sent again."""
         try:
             replica = self._replica = self._attempts.pick()
         except NoReplica:
@@ -199,8 +210,8 @@ class Copying(Listener):
         try:
             await self._connect(replica)
         except Exception:
-            self.abandon()
-            raise
+            log.exception(FAULT, self.copy.mirror.target.route.revision)
+            self._failed()
 
     async def _connect(self, replica: Replica) -> None:
         left = self._ends - time.monotonic()
@@ -212,10 +223,11 @@ class Copying(Listener):
             self._task = None
             replica.in_flight -= 1
             if isinstance(error, Unreachable) and self._attempts.unreachable(replica):
-                self.begin()
+                self._ask()
             else:
                 self._unanswered(error)
-        except asyncio.CancelledError:
+        except BaseException:
+            self._task = None
             replica.in_flight -= 1
             raise
         else:
@@ -232,6 +244,13 @@ class Copying(Listener):
             self.heard()
 
     def heard(self) -> None:
+        try:
+            self._hear()
+        except Exception:
+            log.exception(FAULT, self.copy.mirror.target.route.revision)
+            self._failed()
+
+    def _hear(self) -> None:
         connection = self._connection
         if connection is None:
             return
@@ -286,7 +305,7 @@ class Copying(Listener):
         again = isinstance(error, Broken) and self._attempts.broke(self._replica, connection)
         self._let_go()
         if again:
-            self.begin()
+            self._ask()
         else:
             self._unanswered(error)
 
@@ -310,6 +329,11 @@ class Copying(Listener):
             self._task.cancel()
         self._let_go()
         self._mirrors.abandoned(self)
+
+    def _failed(self) -> None:
+        self._over = True
+        self._let_go()
+        self._mirrors.failed(self)
 
     def _let_go(self) -> None:
         connection, self._connection = self._connection, None

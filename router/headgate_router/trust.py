@@ -14,7 +14,8 @@ from headgate_router.dataplanes.builtin.failures import Untrusted
 
 log = logging.getLogger("headgate.router")
 
-SAID_S = 60.0  # the same failure is said once in that time
+SAID_S = 60.0  # the same failure is said once in that time, of however many replicas
+MAX_SAID = 100  # failures remembered
 
 
 class Trust:
@@ -25,7 +26,7 @@ class Trust:
     def __init__(self, identity: Identity | None = None) -> None:
         self.identity = identity
         self.failed = 0  # handshakes
-        self._said = ("", float("-inf"))
+        self._said: dict[str, float] = {}  # failure -> when it was said
 
     def context(self) -> ssl.SSLContext:
         """For the next connection. Raises Untrusted."""
@@ -36,8 +37,10 @@ class Trust:
     def note(self, address: str, why: str) -> None:
         """Counts a handshake that failed, and says so now and then."""
         self.failed += 1
-        text, at = self._said
         now = time.monotonic()
-        if why != text or now - at > SAID_S:
-            self._said = (why, now)
-            log.error("upstream-tls: %s: %s", address, why)
+        if now - self._said.get(why, float("-inf")) <= SAID_S:
+            return
+        if len(self._said) >= MAX_SAID:
+            self._said.clear()
+        self._said[why] = now
+        log.error("upstream-tls: %s: %s", address, why)

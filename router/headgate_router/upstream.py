@@ -117,7 +117,10 @@ class Replica:
         if not self._secure:
             return await connect(self.host, self.port, within_s, made)
         try:
-            return await meet(self.host, self.port, within_s, made, self._trust.context(), identity.NAME)
+            async with asyncio.timeout(max(timeout_s, 0.001)):  # of all its steps
+                return await meet(self.host, self.port, within_s, made, self._trust.context(), identity.NAME)
+        except TimeoutError as error:
+            raise Unreachable(f"no TLS within {timeout_s:g} s") from error
         except Untrusted as error:
             self._trust.note(self.address, str(error))
             raise

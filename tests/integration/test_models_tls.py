@@ -31,7 +31,11 @@ from headgate_controllers import smoke
 from headgate_kit import identity, listen
 from headgate_kit.identity import Identity
 from headgate_kit.layout import DataFolder
+from headgate_router import upstream
+from headgate_router.dataplanes.builtin.client import Connection
+from headgate_router.dataplanes.builtin.failures import Unreachable
 from headgate_router.main import Settings, Worker, main
+from headgate_router.trust import Trust
 
 AUTH = {"authorization": "Bearer key"}
 WHO = "import os\ndef init():\n    pass\ndef run(data):\n    return os.environ['WHO']\n"
@@ -247,6 +251,34 @@ def test_a_replica_of_another_authority_costs_no_caller_an_answer(start: Start, 
             answers = [await system.post() for _ in range(40)]
             assert [(a.status_code, a.json()) for a in answers] == [(200, "good")] * 40
             assert system.failed >= 2
+
+    run(scenario())
+
+
+def test_the_steps_of_one_meeting_share_the_time_there_is(tmp_path: Path) -> None:
+    """A handshake that is slow leaves less for the greeting, which nobody answers here."""
+
+    async def scenario() -> None:
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        async def accept_late() -> None:
+            await asyncio.sleep(0.3)
+            await server.start_serving()
+
+        context = identity.server(US.issue(tmp_path / "server", SERVER))
+        sock = listen.bind("127.0.0.1", 0)
+        server = await asyncio.start_server(silent, sock=sock, ssl=context, start_serving=False)
+        trust = Trust(Identity(US.issue(tmp_path / "client", CLIENT), identity.client))
+        replica = upstream.Replica(f"https://127.0.0.1:{sock.getsockname()[1]}", trust)
+        accepting = asyncio.create_task(accept_late())
+        try:
+            with pytest.raises(Unreachable, match="no TLS within"):
+                await replica.connect(Connection, 0.6)
+        finally:
+            await accepting
+            server.close()
 
     run(scenario())
 

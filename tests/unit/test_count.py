@@ -45,6 +45,36 @@ def test_more_kinds_of_requests_than_are_counted_together_add_up() -> None:
     assert batch.statuses == {str(status): 2 for status in range(kinds)}
 
 
+def test_what_is_counted_together_stays_little_when_nobody_looks() -> None:
+    slots = count.Slots()
+    for status in range(3 * count.MAX_TALLIES):
+        slots.add(Outcome.OK, status, 12.0, 7.0, size=10)
+    assert len(slots._tallies) <= count.MAX_TALLIES
+    assert slots.counts().requests == 3 * count.MAX_TALLIES
+
+
+def test_a_look_between_two_requests_changes_no_count() -> None:
+    """Alike ones under two generations and for two revisions, looked at in every way between them."""
+    book, batches = Book(), []
+    for n in range(6):
+        book.live("e", n // 3, f"r{n % 2}", Outcome.OK, 200, 12.0, 7.0, size=10)
+        book.mirrored("e", n // 3, "c", Outcome.TIMEOUT, 0, 30.0, None, size=10)
+        assert sum(slots.statuses[200] for slots in book.totals().live.values()) == n + 1
+        if n == 4:
+            batches += book.seal(1.0)
+    batches += book.seal(2.0)
+    sent = [(batch.generation, name, counts.requests) for batch in batches for name, counts in batch.live.items()]
+    assert sent == [(0, "r0", 2), (0, "r1", 1), (1, "r1", 1), (1, "r0", 1), (1, "r1", 1)]
+    assert [batch.mirrored["c"].outcomes for batch in batches] == [{"timeout": 3}, {"timeout": 2}, {"timeout": 1}]
+    assert [batch.statuses for batch in batches] == [{"200": 3}, {"200": 2}, {"200": 1}]
+    totals = book.totals()
+    assert {revision: slots.sizes for (_, revision), slots in totals.live.items()} == {
+        "r0": {0: {bucket(12.0): 3}},
+        "r1": {0: {bucket(12.0): 3}},
+    }
+    assert totals.mirrored["e", "c"].statuses == {0: 6}
+
+
 def test_latency_is_kept_by_the_size_of_the_request_too_when_it_is_known() -> None:
     book = Book()
     for size in (10, 2_000, 3_000, None):

@@ -136,7 +136,7 @@ class Asking(Request):
                 self._attempt(time.monotonic())
             else:
                 self._fail(error)
-        except asyncio.CancelledError:
+        except BaseException:
             replica.in_flight -= 1
             raise
         else:

@@ -355,14 +355,29 @@ class Connection(Answer):
         return False
 
 
-async def connect(host: str, port: int, timeout_s: float, made: Callable[[asyncio.AbstractEventLoop], C]) -> C:
-    """A new connection, of the kind `made`. Raises Unreachable."""
+async def connect(
+    host: str,
+    port: int,
+    timeout_s: float,
+    made: Callable[[asyncio.AbstractEventLoop], C],
+    context: ssl.SSLContext | None = None,
+    name: str | None = None,
+) -> C:
+    """A new connection, of the kind `made`; `context`: by TLS, to a server of that name.
+
+    Raises: Unreachable; Untrusted: the server's certificate was refused.
+    """
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s):
-            _, opened = await loop.create_connection(lambda: cast(asyncio.Protocol, made(loop)), host, port)
+            _, opened = await loop.create_connection(
+                lambda: cast(asyncio.Protocol, made(loop)), host, port, ssl=context, server_hostname=name
+            )
     except TimeoutError as error:
         raise Unreachable(f"no connection within {timeout_s:g} s") from error
+    except ssl.SSLError as error:
+        why = getattr(error, "verify_message", "") or error.reason or "no TLS"
+        raise Untrusted(f"its certificate was refused: {why}") from error
     except OSError as error:
         raise Unreachable(f"no connection: {error.strerror or 'refused'}") from error
     return cast(C, opened)
@@ -383,34 +398,10 @@ async def meet(
 
     Raises: Unreachable; Untrusted: one of the two does not trust the other.
     """
-    connection = await _shake(host, port, timeout_s, made, context, name)
+    connection = await connect(host, port, timeout_s, made, context, name)
     if await _greeted(connection, name, timeout_s):
         return connection
-    return await _shake(host, port, timeout_s, made, context, name)  # it answers once a connection, and knows us now
-
-
-async def _shake(
-    host: str,
-    port: int,
-    timeout_s: float,
-    made: Callable[[asyncio.AbstractEventLoop], C],
-    context: ssl.SSLContext,
-    name: str,
-) -> C:
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, opened = await loop.create_connection(
-                lambda: cast(asyncio.Protocol, made(loop)), host, port, ssl=context, server_hostname=name
-            )
-    except TimeoutError as error:
-        raise Unreachable(f"no connection within {timeout_s:g} s") from error
-    except ssl.SSLError as error:
-        why = getattr(error, "verify_message", "") or error.reason or "no TLS"
-        raise Untrusted(f"its certificate was refused: {why}") from error
-    except OSError as error:
-        raise Unreachable(f"no connection: {error.strerror or 'refused'}") from error
-    return cast(C, opened)
+    return await connect(host, port, timeout_s, made, context, name)  # it answers once a connection, and knows us now
 
 
 async def _greeted(connection: Connection, name: str, timeout_s: float) -> bool:
