@@ -7,11 +7,14 @@ import ipaddress
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from headgate_kit.identity import Identity
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,16 @@ _SIGNS = x509.KeyUsage(
     encipher_only=False,
     decipher_only=False,
 )
+
+
+class Faulty(Identity):
+    """Raises what nobody expects when a connection is to be made."""
+
+    def __init__(self) -> None: ...
+
+    @property
+    def context(self) -> Any:
+        raise RuntimeError("planted")
 
 
 def _named(name: str) -> x509.Name:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 import routerplay
-from headgate_kit.identity import Identity
+from certificates import Faulty
 from headgate_router import copies
 from headgate_router.main import ASGI, BUILTIN
 from headgate_router.routes import LiveRoute
@@ -71,16 +71,6 @@ def test_a_drain_counts_copies_that_wait_and_lets_go_of_what_they_held(
             assert at_rest(system)
 
     run(scenario())
-
-
-class Faulty(Identity):
-    """Fails when a connection is to be made."""
-
-    def __init__(self) -> None: ...
-
-    @property
-    def context(self) -> Any:
-        raise RuntimeError("planted")
 
 
 def to_nobody(live: LiveRoute) -> None:

@@ -20,7 +20,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from certificates import CLIENT, SERVER, Authority
+from certificates import CLIENT, SERVER, Authority, Faulty
 from fronts import ECHO, Replica, until
 from headgate.evidence import PairKind, Result
 from headgate.findings import FindingsError
@@ -279,6 +279,20 @@ def test_the_steps_of_one_meeting_share_the_time_there_is(tmp_path: Path) -> Non
         finally:
             await accepting
             server.close()
+
+    run(scenario())
+
+
+def test_a_fault_of_ours_on_the_way_to_a_replica_leaves_no_request_counted_there(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        client = US.issue(tmp_path / "client", CLIENT)
+        async with router(tmp_path, "https://127.0.0.1:1", shows=client) as system:
+            system.worker.routes.trust.identity = Faulty()
+            with pytest.raises(httpx.RemoteProtocolError):
+                await system.post()
+            live = system.worker.routes.find("e")
+            assert live is not None
+            assert [replica.in_flight for replica in live.revisions["r1"].replicas.every] == [0]
 
     run(scenario())
 
