@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -18,11 +17,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -45,7 +44,8 @@ from headgate_router.feed import Announced, Feed
 from headgate_router.metrics import RouterCollector
 from headgate_router.request import MAX_BODY, Desk, suffix
 from headgate_router.routes import Routes
-from headgate_router.tls import Certificate, Entrance
+from headgate_router.server import Server
+from headgate_router.tls import Certificate
 from headgate_router.trust import Trust
 from headgate_router.tunnels import Limits
 
@@ -118,7 +118,7 @@ class Worker:
         self.doors = Doors(desk, suffix(settings.domain), settings.connections, settings.client_connections)
         pages = app.build(self.routes, collector, self.unready)
         self.app = self.side.app(pages) if self.side else app.Front(DataPath(desk), pages, settings.domain)
-        self._server = _Server(self._config(), settings.certificate)
+        self._server = Server(self._config(), settings.certificate)
         self._ending = False
         self._draining: asyncio.Task[None] | None = None
         self._begun = False  # the replicas of the table on disk were looked for
@@ -248,41 +248,6 @@ class Worker:
         await self.routes.issuers.close()
         if self.log is not None:
             await asyncio.to_thread(self.log.close)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handling, which ends the process before the last counts are delivered, and with a
-    door of our own for TLS."""
-
-    def __init__(self, config: uvicorn.Config, certificate: Certificate | None) -> None:
-        super().__init__(config)
-        self._certificate = certificate
-        self._entrances: list[Entrance] = []
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._certificate is None:
-            return await super().startup(sockets)
-        await super().startup([])
-        for sock in sockets or []:
-            # It closes, and is waited for, like the servers that uvicorn makes.
-            self._entrances.append(Entrance(sock, self._certificate, self._protocol))
-            self.servers.append(cast(Any, self._entrances[-1]))
-        return None
-
-    @property
-    def unknown(self) -> int:
-        """Connections that TLS did not let in."""
-        return sum(entrance.refused for entrance in self._entrances)
-
-    def _protocol(self) -> asyncio.Protocol:
-        made: asyncio.Protocol = cast(Any, self.config.http_protocol_class)(
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return made
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
