@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
             measured |= size.measure(folder, up)
     result = keep("router", measured)
     report(result)
-    return 0 if all(result.get(name, 0.0) <= goal for name, goal in GOALS.items()) else 1
+    return 0 if all(held(name, best(name, result)) != "MISSED" for name in GOALS) else 1
 
 
 @contextmanager
@@ -198,12 +198,19 @@ def report(result: dict[str, object]) -> None:
     print("\n" + "\n".join(table(["WHAT", "MEASURED", "GOAL", ""], rows)))
 
 
+def best(name: str, result: Mapping[str, Any]) -> object:
+    """What counts at the end: of the compiled router where it was measured, for that is what images run."""
+    return result.get(f"compiled_{name}", result.get(name))
+
+
 def goal(name: str) -> str:
-    return f"<= {GOALS[name]:g}" if name in GOALS else ""
+    wanted = GOALS.get(name.removeprefix("compiled_"))
+    return "" if wanted is None else f"<= {wanted:g}"
 
 
 def held(name: str, value: object) -> str:
-    return "" if name not in GOALS or not isinstance(value, int | float) else "ok" if value <= GOALS[name] else "MISSED"
+    wanted = GOALS.get(name.removeprefix("compiled_"))
+    return "" if wanted is None or not isinstance(value, int | float) else "ok" if value <= wanted else "MISSED"
 
 
 def say(what: str) -> None:
