@@ -14,6 +14,7 @@ import os
 import sqlite3
 import tarfile
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -116,6 +117,16 @@ class Locked:
         # The file stays: removing it would let two processes lock two files of one name.
         os.close(self._descriptor)
         self._descriptor = -1
+
+
+def stamp(*paths: Path) -> tuple[object, ...]:
+    """Changes when a file is rewritten, or its name leads to another one, as mounted Secrets are swapped."""
+    found: list[object] = []
+    for path in paths:
+        with suppress(OSError):
+            stat = os.stat(path)
+            found.append((str(path), stat.st_mtime_ns, stat.st_ino, stat.st_size))
+    return tuple(found)
 
 
 def open_database(path: Path) -> sqlite3.Connection:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from headgate.findings import Finding, FindingsError, Place
+from headgate_kit.files import stamp
 
 log = logging.getLogger("headgate.tls")
 
@@ -112,10 +111,4 @@ class Identity:
             self.renew()
 
     def _stamp(self) -> tuple[object, ...]:
-        """Of what the names point to: mounted secrets are swapped by a link."""
-        found: list[object] = []
-        for name in (CHAIN, KEY, AUTHORITY):
-            with suppress(OSError):
-                stat = os.stat(self.folder / name)
-                found.append((name, stat.st_mtime_ns, stat.st_ino, stat.st_size))
-        return tuple(found)
+        return stamp(*(self.folder / name for name in (CHAIN, KEY, AUTHORITY)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from headgate.findings import Finding, FindingsError, Place
+from headgate_kit.files import stamp
 
 log = logging.getLogger("headgate.router")
 
@@ -74,13 +74,7 @@ class Certificate:
             self.renew()
 
     def _stamp(self) -> tuple[object, ...]:
-        """Of what the names point to: mounted secrets are swapped by a link."""
-        found: list[object] = []
-        for path in (self._chain, self._key):
-            with suppress(OSError):
-                stat = os.stat(path)
-                found.append((stat.st_mtime_ns, stat.st_ino, stat.st_size))
-        return tuple(found)
+        return stamp(self._chain, self._key)
 
 
 def _context() -> ssl.SSLContext:

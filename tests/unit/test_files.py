@@ -116,3 +116,20 @@ def test_an_archive_larger_than_its_limit_is_refused(tmp_path: Path) -> None:
 def test_bytes_that_are_no_archive_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="refused archive"):
         files.unpack(b"nothing", tmp_path, limit=10)
+
+
+def test_a_stamp_changes_when_a_file_is_rewritten_swapped_by_a_link_or_gone(tmp_path: Path) -> None:
+    for version in ("one", "two"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "key").write_text("same")
+    (tmp_path / "now").symlink_to("one")
+    key = tmp_path / "now/key"
+    first = files.stamp(key)
+    assert files.stamp(key) == first
+    (tmp_path / "next").symlink_to("two")
+    (tmp_path / "next").rename(tmp_path / "now")
+    swapped = files.stamp(key)
+    key.write_text("longer")
+    rewritten = files.stamp(key)
+    key.unlink()
+    assert len({first, swapped, rewritten, files.stamp(key)}) == 4
