@@ -16,7 +16,7 @@ WORKERS ?= 2
 NONE_IS_FINE := $(if $(ARGS),|| test $$? -eq 5)
 COMPILED := build/compiled
 TESTS_COMPILED := tests/integration/test_compiled.py tests/traps tests/property/test_protocol.py \
-	tests/property/test_choose.py tests/integration/test_router_*.py tests/integration/test_tunnel*.py \
+	tests/property/test_choose.py tests/integration/test_router_*.py tests/integration/test_copies.py tests/integration/test_tunnel*.py \
 	$(foreach part,auth choose client count headers limits mirror refusals streams swap upstream,tests/unit/test_$(part).py)
 PACKAGES := core policies pipelines controllers router serving console
 
