@@ -153,12 +153,17 @@ def deployment(*conditions: dict[str, Any]) -> dict[str, Any]:
 REFUSED = condition(
     "ReplicaFailure", "True", message='pods "x" is forbidden: exceeded quota: team', at="2026-01-01T00:00:00Z"
 )
+DENIED = condition("ReplicaFailure", "True", message="admission denied the request: no label `owner`")
 AVAILABLE = condition("Progressing", "True", reason="NewReplicaSetAvailable")
 
 
 def test_a_pod_that_the_cluster_does_not_make_is_given_up_after_a_minute_with_its_words() -> None:
     state, text = pods.missing(deployment(REFUSED), [], NOW + 59, Patience())
-    assert (state, "exceeded quota: team" in text) == (STARTING, True)
+    assert state is STARTING
+    assert text.endswith("exceeded quota: team; raise the quota, or ask for less")
+    assert pods.missing(deployment(DENIED), [], NOW, Patience())[1].endswith(
+        "; change what the rule asks for, or the rule"
+    )
     assert pods.missing(deployment(REFUSED), [], NOW + 60, Patience())[0] is FAILED
     assert pods.missing(deployment(REFUSED, AVAILABLE), [], NOW + 1e6, Patience())[0] is STARTING
 

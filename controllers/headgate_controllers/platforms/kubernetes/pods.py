@@ -246,7 +246,9 @@ def missing(deployment: Object, lost: Sequence[Object], now: float, patience: Pa
     ever = was_available(deployment)
     refused = _condition(deployment, "ReplicaFailure")
     if refused.get("status") == "True":
-        text = f"the cluster does not make its pod: {refused.get('message', '')}; raise the quota, or ask for less"
+        said = str(refused.get("message", ""))
+        fix = "raise the quota, or ask for less" if "quota" in said else "change what the rule asks for, or the rule"
+        text = f"the cluster does not make its pod: {said}; {fix}"
         return _waits(seconds(refused.get("lastTransitionTime")), now, patience.refused_s, ever, text)
     if lost:
         text = why_lost(lost[-1])
