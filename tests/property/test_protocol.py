@@ -17,6 +17,7 @@ from random import Random
 from typing import Any
 
 import httptools
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
@@ -223,6 +224,28 @@ def test_whatever_both_sides_say_the_books_are_closed(
                 deliver(model, pieces(answer, answer_cuts))
         settle(loop, system, [wire])
         assert errors == []
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_caller_who_leaves_while_a_connection_is_made_for_it_leaves_nothing_behind(turns: int) -> None:
+    """The first turn is before the task that makes it has begun."""
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        system = System(loop, [])
+        _, wire = system.caller()
+
+        def leave_after(more: int) -> None:
+            if more:
+                loop.call_soon(leave_after, more - 1)
+                return
+            assert system.replica.in_flight == 1
+            wire.closed = True
+            wire.protocol.connection_lost(None)
+
+        loop.call_soon(wire.protocol.data_received, request(b"score", b"content-length: 2", body=b"{}"))
+        loop.call_soon(leave_after, turns)
+        turn(loop)
+        settle(loop, system, [])
 
 
 @FUZZ

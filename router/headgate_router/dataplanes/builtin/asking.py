@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import http
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from headgate_router import headers, refusals
@@ -32,6 +32,7 @@ class Asking(Request):
         "before",
         "caller",
         "connection",
+        "counted",
         "ended",
         "ends",
         "placed",
@@ -63,6 +64,7 @@ class Asking(Request):
         self.task: asyncio.Task[None] | None = None
         self.attempts: Attempts
         self.replica: Replica
+        self.counted = False  # among the requests in flight to `replica`
         self.connection: Connection | None = None
         self.ends = 0.0
         self.ended = False
@@ -85,14 +87,14 @@ class Asking(Request):
         if places.try_enter():
             self._run()
             return
-        wait_s = self.revision.route.max_queue_wait_ms / 1000
-        if places.may_wait(wait_s):
-            self._later(self._wait(wait_s))
+        if places.may_wait(self.revision.route.max_queue_wait_ms / 1000):
+            self._later(self._wait)
         else:
             self._say(self.refused_by(refusals.BUSY))
 
-    async def _wait(self, wait_s: float) -> None:
-        if self.revision is not None and await self.revision.in_flight.enter(wait_s):
+    async def _wait(self) -> None:
+        revision = self.revision
+        if revision is not None and await revision.in_flight.enter(revision.route.max_queue_wait_ms / 1000):
             self.task = None
             self._run()
         else:
@@ -117,28 +119,26 @@ class Asking(Request):
             self._fail(error)
             return
         replica.in_flight += 1
+        self.counted = True
         connection = replica.pooled(self.attempts.max_idle_s, now)
         if connection is not None:
             self._start(connection, now)
         else:
-            self._later(self._connect(replica))
+            self._later(self._connect)
 
-    async def _connect(self, replica: Replica) -> None:
-        left = self.ends - time.monotonic()
+    async def _connect(self) -> None:
+        replica, left = self.replica, self.ends - time.monotonic()
         try:
             if left <= 0:
                 raise TimedOut("no time left")
             connection = await self._opened(replica, left)
         except UpstreamError as error:
             self.task = None
-            replica.in_flight -= 1
+            self._uncount()
             if isinstance(error, Unreachable) and self.attempts.unreachable(replica):
                 self._attempt(time.monotonic())
             else:
                 self._fail(error)
-        except BaseException:
-            replica.in_flight -= 1
-            raise
         else:
             self.task = None
             self._start(connection, time.monotonic())
@@ -146,12 +146,13 @@ class Asking(Request):
     async def _opened(self, replica: Replica, timeout_s: float) -> Connection:
         return await replica.connect(Connection, timeout_s)
 
-    def _later(self, waiting: Coroutine[Any, Any, None]) -> None:
-        self.task = asyncio.get_running_loop().create_task(self._guarded(waiting))
+    def _later(self, waits: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """In a task, which may be cancelled before its first step: what it would undo itself, it must have begun."""
+        self.task = asyncio.get_running_loop().create_task(self._guarded(waits))
 
-    async def _guarded(self, waiting: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, waits: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await waiting
+            await waits()
         except Exception:
             self.task = None
             self.caller.abort()
@@ -241,11 +242,17 @@ class Asking(Request):
         if self.task is not None:
             self.task.cancel()
             self.task = None
+        self._uncount()
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.listener = None
-            self.replica.in_flight -= 1
             connection.abort()
+
+    def _uncount(self) -> None:
+        """It is no longer in flight to a replica."""
+        if self.counted:
+            self.counted = False
+            self.replica.in_flight -= 1
 
     def _close(self) -> None:
         """Closes the books on it."""

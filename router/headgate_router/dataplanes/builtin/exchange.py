@@ -246,7 +246,7 @@ class Exchange(Asking):
             if not self.whole:  # answered before it had read the whole request
                 connection.keep = False
             connection.listener = None
-            self.replica.in_flight -= 1
+            self._uncount()
             self.replica.give_back(connection)
         self._close()
         self.caller.answered()

@@ -181,7 +181,7 @@ class Tunnel(Exchange):
             self.left()
         else:
             self.outcome, self.status = Outcome.TRUNCATED if why is Why.MODEL_LOST else Outcome.OK, 101
-        self.replica.in_flight -= 1
+        self._uncount()
         self.shared.book.tunnels.closed(self.key, why)
         self._close()
         for side in (self.near, self.far):
