@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 import os
 import shutil
 import socket
@@ -26,7 +27,8 @@ from headgate_router.main import BUILTIN, Settings, Worker
 KEY = hashlib.sha256(b"k").hexdigest()
 HEAD = b"POST /endpoints/e/score HTTP/1.1\r\nhost: h\r\nauthorization: Bearer k\r\n"
 DEADLINE_S = 30.0
-NEAR, FAR = "198.18.77.1", "198.18.77.2"  # RFC 2544: of no other network
+# RFC 2544: of no other network; and of no other process.
+NEAR, FAR = (str(ipaddress.ip_address("198.18.0.0") + 4 * (os.getpid() % 2**15) + host) for host in (1, 2))
 CALLS = """
 import socket, sys
 caller = socket.create_connection((sys.argv[1], int(sys.argv[2])))
@@ -212,6 +214,7 @@ def test_a_caller_who_vanished_in_the_middle_of_a_body_is_408(
             half = (HEAD + b"content-length: 100\r\n\r\nhalf").hex()
             caller = await asyncio.to_thread(away.start, CALLS, NEAR, str(system.port), half, "0")
             assert await line(caller) == "said"
+            await until(lambda: system.worker.book.in_flight == 1)
             away.vanish()
             assert await system.ended() == ({}, {"408": 1})
 
