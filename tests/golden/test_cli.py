@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from headgate_console import print as out
 from headgate_console import routes, views
 from headgate_console.main import VERBS, cli
 from headgate_console.reference import markdown
+from scripts import script
 
 HERE = Path(__file__).parent / "cli"
 ROOT = Path(__file__).parents[2]
@@ -239,12 +239,7 @@ def test_the_json_of_a_status_is_what_it_was() -> None:
 
 
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs/generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("docs/generate.py")
 
 
 def test_generated_docs_and_schemas_are_what_the_code_says() -> None:

@@ -6,7 +6,6 @@ differ must hold, and what is said to differ must fail.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import envoyplane
 import peers
 from headgate_router.main import ASGI, BUILTIN, ENVOY
+from scripts import script
 
 WRITE = os.environ.get("HEADGATE_GOLDEN") == "write"
 ROOT = Path(__file__).parents[2]
@@ -117,12 +117,7 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tests/traps" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    return script(f"tests/traps/{name}.py")
 
 
 def of(*modules: str) -> dict[str, Any]:

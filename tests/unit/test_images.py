@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from scripts import script
 
 ROOT = Path(__file__).parents[2]
 CONTAINERFILE = (ROOT / "install/images/Containerfile").read_text(encoding="utf-8")
@@ -15,12 +16,7 @@ CONTAINERFILE = (ROOT / "install/images/Containerfile").read_text(encoding="utf-
 
 @pytest.fixture(scope="module")
 def build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("headgate_images_build", ROOT / "install/images/build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("install/images/build.py")
 
 
 def test_an_upper_layer_holds_nothing_that_a_lower_one_has(build: ModuleType, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 
 from headgate_kit.kube.kinds import ENDPOINT_ROLLOUT, ONLINE_ENDPOINT
 from headgate_kit.kube.rights import CONTROLLER, RIGHTS, ROUTER, rights
+from scripts import script
 
 INSTALL = Path(__file__).parents[2] / "install"
 NO_HELM = "helm is not on the PATH: put it there, or name it in $HELM"
@@ -21,12 +21,7 @@ NO_HELM = "helm is not on the PATH: put it there, or name it in $HELM"
 
 @pytest.fixture(scope="module")
 def generate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("install_generate", INSTALL / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("install/generate.py")
 
 
 def objects(kind: str) -> list[dict[str, Any]]:
