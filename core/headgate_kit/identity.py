@@ -9,20 +9,15 @@ ones serve on.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 from headgate.findings import Finding, FindingsError, Place
-from headgate_kit.files import stamp
-
-log = logging.getLogger("headgate.tls")
+from headgate_kit.followed import Followed, why
 
 NAME = "models.headgate"  # what every model's certificate is for
 CHAIN, KEY, AUTHORITY = "tls.crt", "tls.key", "ca.crt"
-LOOK_S = 2.0  # how often the files are looked at
 
 Make = Callable[[Path], ssl.SSLContext]
 
@@ -53,9 +48,8 @@ def _loaded(context: ssl.SSLContext, folder: Path) -> ssl.SSLContext:
 
 
 def _unusable(folder: Path, file: Path, error: Exception) -> Finding:
-    reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or type(error).__name__
     lacking = [name for name in (CHAIN, KEY, AUTHORITY) if not (folder / name).is_file()]
-    what = f"has no {', '.join(lacking)}" if lacking else f"has a {file.name} that does not load: {reason}"
+    what = f"has no {', '.join(lacking)}" if lacking else f"has a {file.name} that does not load: {why(error)}"
     return Finding(
         code="models-tls",
         message=f"{folder} {what}",
@@ -65,8 +59,8 @@ def _unusable(folder: Path, file: Path, error: Exception) -> Finding:
     )
 
 
-class Identity:
-    """The files of one side, followed. Not thread-safe: one event loop.
+class Identity(Followed):
+    """The files of one side.
 
     Args:
         make: `client` or `server`.
@@ -74,41 +68,14 @@ class Identity:
 
     def __init__(self, folder: Path, make: Make) -> None:
         """Raises FindingsError: the files cannot be used."""
+        super().__init__(lambda: make(folder), folder, tuple(folder / name for name in (CHAIN, KEY, AUTHORITY)))
         self.folder = folder
-        self._make = make
-        self._seen = self._stamp()
-        self.context = make(folder)  # for the next connection
-        self.renewed = 0
 
     def door(self) -> ssl.SSLContext:
         """For a listening socket: each handshake goes by the files of its own time."""
-        context = self._make(self.folder)
+        context = self._make()
         context.sni_callback = self._greet
         return context
 
     def _greet(self, opened: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         opened.context = self.context
-
-    def renew(self) -> bool:
-        """Takes the files up if they changed since the last look. False: they did not, or cannot be used."""
-        stamp = self._stamp()
-        if stamp == self._seen:
-            return False
-        self._seen = stamp
-        try:
-            self.context = self._make(self.folder)
-        except FindingsError as error:
-            log.error("%s; the last certificate serves on", error.findings[0].message)
-            return False
-        self.renewed += 1
-        log.info("the certificate in %s is taken up", self.folder)
-        return True
-
-    async def keep(self) -> None:
-        """Looks again and again, until cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_S)
-            self.renew()
-
-    def _stamp(self) -> tuple[object, ...]:
-        return stamp(*(self.folder / name for name in (CHAIN, KEY, AUTHORITY)))

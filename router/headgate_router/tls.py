@@ -17,11 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from headgate.findings import Finding, FindingsError, Place
-from headgate_kit.files import stamp
+from headgate_kit.followed import Followed, why
 
 log = logging.getLogger("headgate.router")
 
-LOOK_S = 2.0  # how often the files are looked at
 FIRST_BYTE_S = 10.0  # for a connection to begin its handshake
 HANDSHAKE_S = 30.0  # to end it: on a machine that is short of CPU both sides are slow
 MOST_GREETED = 1024  # handshakes at once; more connections wait in the backlog
@@ -35,60 +34,29 @@ PLAIN = (
 )
 
 
-class Certificate:
+class Certificate(Followed):
     """One certificate chain and its key."""
 
     def __init__(self, chain: Path, key: Path) -> None:
         """Raises FindingsError: they cannot be used."""
-        self._chain = chain
-        self._key = key
-        self._seen = self._stamp()
-        self.context = _context()
-        self.renewed = 0
-        try:
-            self.context.load_cert_chain(chain, key)
-        except (OSError, ssl.SSLError) as error:
-            raise FindingsError(_unusable(chain, key, error)) from error
-
-    def renew(self) -> bool:
-        """Takes the files up if they changed since the last look. False: they did not, or cannot be used."""
-        stamp = self._stamp()
-        if stamp == self._seen:
-            return False
-        self._seen = stamp
-        fresh = _context()  # not the one in use: files swapped while they are read would leave it half done
-        try:
-            fresh.load_cert_chain(self._chain, self._key)
-        except (OSError, ssl.SSLError) as error:
-            log.error("%s; the last certificate serves on", _unusable(self._chain, self._key, error).message)
-            return False
-        self.context = fresh
-        self.renewed += 1
-        log.info("the certificate in %s is taken up", self._chain)
-        return True
-
-    async def keep(self) -> None:
-        """Looks again and again, until cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_S)
-            self.renew()
-
-    def _stamp(self) -> tuple[object, ...]:
-        return stamp(self._chain, self._key)
+        super().__init__(lambda: _context(chain, key), chain, (chain, key))
 
 
-def _context() -> ssl.SSLContext:
+def _context(chain: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(chain, key, password="")  # of a locked key the terminal would be asked
+    except (OSError, ValueError) as error:
+        raise FindingsError(_unusable(chain, key, error)) from error
     return context
 
 
 def _unusable(chain: Path, key: Path, error: Exception) -> Finding:
-    reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or type(error).__name__
     return Finding(
         code="tls-files",
-        message=f"{chain} and {key} are no certificate and its key: {reason}",
+        message=f"{chain} and {key} are no certificate and its key: {why(error)}",
         why="callers could not be greeted with TLS",
         fix="give the whole chain as PEM with --tls-cert, and its key, without a password, with --tls-key",
         place=Place(str(chain)),

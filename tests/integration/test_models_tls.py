@@ -28,7 +28,7 @@ from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable, sea
 from headgate.testing import deployment
 from headgate.workload import HEALTH, TLS
 from headgate_controllers import smoke
-from headgate_kit import identity, listen
+from headgate_kit import followed, identity, listen
 from headgate_kit.identity import Identity
 from headgate_kit.layout import DataFolder
 from headgate_router import upstream
@@ -358,7 +358,7 @@ def test_authorities_change_under_load_and_no_caller_sees_it(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataplane: str
 ) -> None:
     """First both are trusted on either side, then the new one issues, then the old one is trusted no more."""
-    monkeypatch.setattr(identity, "LOOK_S", 0.05)
+    monkeypatch.setattr(followed, "LOOK_S", 0.05)
     server, client = US.issue(tmp_path / "server", SERVER), US.issue(tmp_path / "client", CLIENT)
     model = start(server).ready()
     both = US.pem + THEM.pem

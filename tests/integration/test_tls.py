@@ -8,8 +8,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+import pty
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -19,11 +23,12 @@ from typing import Any
 import pytest
 import uvloop
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 import certificates
 from headgate.findings import FindingsError
 from headgate.table import EndpointRoute, RouteRevision, RouteTable, seal
-from headgate_kit import listen
+from headgate_kit import followed, listen
 from headgate_kit.layout import DataFolder
 from headgate_router import tls
 from headgate_router.main import Settings, Worker, certificate_of, parse
@@ -167,7 +172,7 @@ def test_plain_http_is_told_so_and_shows_nothing_to_a_model(tmp_path: Path, data
 def test_a_new_certificate_is_taken_up_and_open_connections_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls, "LOOK_S", 0.01)
+    monkeypatch.setattr(followed, "LOOK_S", 0.01)
 
     async def scenario() -> None:
         files = certificates.write(tmp_path)
@@ -187,6 +192,27 @@ def test_a_new_certificate_is_taken_up_and_open_connections_go_on(
             await close(new_writer)
 
     run(scenario())
+
+
+AT_A_TERMINAL = """
+import fcntl, pathlib, sys, termios
+from headgate_router.tls import Certificate
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+Certificate(*map(pathlib.Path, sys.argv[1:]))
+"""
+
+
+def test_a_locked_key_is_refused_and_nobody_is_asked_for_its_password(tmp_path: Path) -> None:
+    files = certificates.write(tmp_path)
+    key = serialization.load_pem_private_key(files.key.read_bytes(), None)
+    locked = serialization.BestAvailableEncryption(b"secret")
+    files.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked))
+    terminal, stdin = pty.openpty()
+    words = [sys.executable, "-c", AT_A_TERMINAL, str(files.chain), str(files.key)]
+    ended = subprocess.run(words, stdin=stdin, capture_output=True, text=True, start_new_session=True, timeout=60)
+    os.close(stdin)
+    os.close(terminal)
+    assert "tls-files" in ended.stderr
 
 
 def test_files_that_cannot_be_used_are_not_taken_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
