@@ -203,13 +203,17 @@ def best(name: str, result: Mapping[str, Any]) -> object:
     return result.get(f"compiled_{name}", result.get(name))
 
 
+def bar(name: str) -> float | None:
+    return GOALS.get(name.removeprefix("compiled_"))
+
+
 def goal(name: str) -> str:
-    wanted = GOALS.get(name.removeprefix("compiled_"))
+    wanted = bar(name)
     return "" if wanted is None else f"<= {wanted:g}"
 
 
 def held(name: str, value: object) -> str:
-    wanted = GOALS.get(name.removeprefix("compiled_"))
+    wanted = bar(name)
     return "" if wanted is None or not isinstance(value, int | float) else "ok" if value <= wanted else "MISSED"
 
 

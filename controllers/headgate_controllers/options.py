@@ -27,9 +27,7 @@ BUILD_VARIABLES = (
     *(BUILDER_VARIABLE, "HEADGATE_REGISTRY", "HEADGATE_REGISTRY_ADDRESS", "HEADGATE_REGISTRY_INSECURE"),
     *("HEADGATE_BASE_IMAGE", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "UV_OFFLINE"),  # where packages are
 )
-MODELS_TLS = (
-    "HEADGATE_MODELS_TLS"  # folder of the certificate that smoke requests are sent with, where models ask for one
-)
+MODELS_TLS = "HEADGATE_MODELS_TLS"  # folder of the certificate that models which ask for one are shown
 LOOPBACK = "127.0.0.1"
 TOKEN_BYTES = 32
 

@@ -10,9 +10,7 @@ from enum import StrEnum
 from headgate import codec
 
 # What a platform adds to a launch's environment; servers read it.
-REPLICA = (
-    "HEADGATE_REPLICA"  # the replica's folder: logs, and the file `address` that the server writes once it listens
-)
+REPLICA = "HEADGATE_REPLICA"  # the replica's folder: logs, and the file `address`, which the server writes
 ADDRESS = "HEADGATE_ADDRESS"  # HOST:PORT to listen on; port 0 is any free one
 TLS = "HEADGATE_TLS"  # folder with tls.crt, tls.key and ca.crt: ADDRESS is for clients of that authority alone
 HEALTH = "HEADGATE_HEALTH"  # with TLS, HOST:PORT: `/` and READY_PATH in plain HTTP, and nothing else, for probes

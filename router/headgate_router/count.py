@@ -60,6 +60,7 @@ class Slots:
         stream: Stream | None = None,
     ) -> None:
         """Counts one request that ended. None: it did not get that far; `size`: bytes of its body, None: not known."""
+        # As `bucket` and `size_class` say, less the calls of them.
         said = _OK_VALUE if outcome is _OK else outcome.value
         whole = _NONE if whole_ms is None else bisect_left(BUCKET_ENDS, whole_ms)
         first = _NONE if first_ms is None else whole if first_ms == whole_ms else bisect_left(BUCKET_ENDS, first_ms)

@@ -17,8 +17,7 @@ from headgate_router.tls import Certificate, Entrance
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its signal handling, which ends the process before the last counts are delivered, and with a
-    door of our own for TLS."""
+    """uvicorn's handling of signals would end the process before the last counts are delivered."""
 
     def __init__(self, config: uvicorn.Config, certificate: Certificate | None) -> None:
         super().__init__(config)
