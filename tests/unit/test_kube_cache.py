@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from headgate_kit.kube import Cache
 from headgate_kit.kube import cache as kube_cache
+from headgate_kit.kube import client as kube_client
 from headgate_kit.kube.kinds import CONFIG_MAP
 from kubeserver import KubeServer, wait_for
 
@@ -130,6 +132,37 @@ def test_a_watch_that_is_not_allowed_is_asked_for_more_and_more_rarely(
     watched.server.denied.clear()
     watched.put("b")
     wait_for(lambda: watched.names() == {"a", "b"} and not watched.cache.trouble)
+
+
+def test_a_watch_that_is_too_old_every_time_is_listed_more_and_more_rarely_and_said_once(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kube_cache, "PAUSE_S", (0.01, 0.5))
+    caplog.set_level(logging.DEBUG, logger=kube_cache.log.name)
+    watched.server.fail(410, 10**9, plural="configmaps", verb="watch")
+    watched.put("a")
+    watched.cache.start(5)
+    wait_for(lambda: re.search(r"more and more rarely.*in 0\.[3-9]\d s", caplog.text) is not None)
+    lists = sum(asked.verb == "list" for asked in watched.server.requests)
+    assert lists <= 10, "0.01 s doubled to 0.5 s is six pauses, and the first list again comes at once"
+    assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
+    assert watched.names() == {"a"}
+    watched.server.calm()
+    watched.put("b")
+    wait_for(lambda: watched.names() == {"a", "b"} and not watched.cache.trouble)
+
+
+def test_watches_that_end_at_once_are_not_opened_without_a_pause(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kube_cache, "PAUSE_S", (0.01, 0.5))
+    with monkeypatch.context() as patched:
+        patched.setattr(kube_client, "WATCH_S", 0)  # as a proxy that allows no long answers does
+        watched.cache.start(5)
+        wait_for(lambda: re.search(r"ended at once; tried again in 0\.[3-9] s", caplog.text) is not None)
+        assert sum(asked.verb == "watch" for asked in watched.server.requests) <= 10
+    watched.put("b")
+    wait_for(lambda: watched.names() == {"b"} and not watched.cache.trouble)
 
 
 def test_a_listeners_bug_does_not_end_it(server: KubeServer) -> None:

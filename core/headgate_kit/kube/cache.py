@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 
 from headgate.findings import HeadgateError, TransientError
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 PAUSE_S = (0.2, 10.0)  # between tries to reach the API server: first, most
 RESUMES = 3  # a watch that breaks this often without one event is not resumed: a list shows where we are
+STOOD_S = 10.0  # a watch that ends sooner, and brought nothing, did not work
 CLOSE_S = 5.0
 
 Changed = Callable[[Object, bool], None]
@@ -82,30 +84,51 @@ class Cache:
     # --- its thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        version, pause, broken = "", PAUSE_S[0], 0
+        version, pause, broken, gone = "", PAUSE_S[0], 0, 0
         while not self._closing.is_set():
             try:
                 if version:
-                    version, pause, broken = self._follow(version), PAUSE_S[0], 0
+                    version, pause, broken, gone = self._follow(version), PAUSE_S[0], 0, 0
                 else:
                     version = self._list()  # where this is allowed and watching is not, the pauses still grow
                 self.trouble = ""
             except Gone as error:
-                log.info("%s: listed again: %s", self._kind.plural, error)
-                self._closing.wait(0 if version else pause)  # a list that is too old as well is not asked for at once
+                if self._brought(version):
+                    pause, broken, gone = PAUSE_S[0], 0, 0
+                gone += 1
+                if gone == 1 and version:  # one list shows where we are; what is too old at once again is not the past
+                    log.info("%s: listed again: %s", self._kind.plural, error)
+                else:
+                    self._rest_after_gone(error, pause, first=gone == 2)
+                    pause = min(pause * 2, PAUSE_S[1])
                 version = ""
             except HeadgateError as error:
                 if self._closing.is_set():
                     return
-                if version and self._seen != version:  # it brought news before it broke
-                    pause, broken = PAUSE_S[0], 0
+                if self._brought(version):
+                    pause, broken, gone = PAUSE_S[0], 0, 0
                 told = error.retry_after_s if isinstance(error, TransientError) else 0.0
-                rest = max(pause * self._random.uniform(0.7, 1.3), told if told > 1.0 else 0.0)
+                rest = max(self._some(pause), told if told > 1.0 else 0.0)
                 self.trouble, broken = str(error), broken + 1
                 log.warning("%s: %s; tried again in %.1f s", self._kind.plural, error, rest)
                 self._closing.wait(rest)
                 version = self._seen if broken < RESUMES else ""
                 pause = min(pause * 2, PAUSE_S[1])
+
+    def _brought(self, version: str) -> bool:
+        """Whether the watch from this version told anything before it ended."""
+        return bool(version) and self._seen != version
+
+    def _some(self, pause: float) -> float:
+        return pause * self._random.uniform(0.7, 1.3)
+
+    def _rest_after_gone(self, error: Gone, pause: float, *, first: bool) -> None:
+        """Each round is a whole list: a server that refuses every watch is not asked for all without a pause."""
+        self.trouble, rest = str(error), self._some(pause)
+        level = logging.WARNING if first else logging.DEBUG
+        words = "%s: no watch stands, listed again and again, more and more rarely: %s; in %.2f s"
+        log.log(level, words, self._kind.plural, error, rest)
+        self._closing.wait(rest)
 
     def _list(self) -> str:
         found, version = self._cluster.list(self._kind, selector=self._selector, keep=self._lean)
@@ -122,7 +145,8 @@ class Cache:
         return version
 
     def _follow(self, version: str) -> str:
-        """Until the server ends the watch; the version to go on from."""
+        """Until the server ends the watch; the version to go on from. Raises TransientError: it ended at once."""
+        began = time.monotonic()
         self._watch = watch = self._cluster.watch(self._kind, version, selector=self._selector)
         if self._closing.is_set():
             watch.close()
@@ -131,6 +155,8 @@ class Cache:
             if event.type != "BOOKMARK":
                 self._take(self._lean(event.object), gone=event.type == "DELETED")
             self.trouble = ""
+        if self._seen == version and time.monotonic() - began < STOOD_S and not self._closing.is_set():
+            raise TransientError(f"the watch of {self._kind.plural} was ended at once")
         return self._seen
 
     def _lean(self, item: Object) -> Object:
