@@ -174,17 +174,22 @@ class Acts:
         def run() -> None:
             try:
                 work(head, *arguments)
-                self._not_before.pop(key, None)
             except (HeadgateError, OSError) as error:
                 again_s = error.retry_after_s if isinstance(error, TransientError) else RETRY_S
                 log.warning("%s: %s: %s; tried again in %g s", head.endpoint, key, error, again_s)
-                self._not_before[key] = time.monotonic() + again_s
+                self._leave_alone(key, again_s)
             finally:
                 with self._lock:
                     self._running.discard(key)
                 self._wake(head.endpoint)
 
         self._beside.submit(run)
+
+    def _leave_alone(self, key: Hashable, seconds: float) -> None:
+        """What is over by now holds nobody up, and nobody may ask for it again: it is not kept."""
+        now = time.monotonic()
+        with self._lock:
+            self._not_before = {k: at for k, at in self._not_before.items() if at > now} | {key: now + seconds}
 
     def _smoke(self, head: Head, rollout: Rollout, revision: str, address: str) -> None:
         deployment = rollout.target.revisions[revision]
@@ -198,6 +203,8 @@ class Acts:
             self._keep(rollout.id, smoke.PHASE, [look])
         with self._lock:
             self._smokes[(rollout.id, revision)] = verdict
+            for key in [k for k in self._smokes if k[0] != rollout.id and not self._heads.endpoint_of(k[0])]:
+                del self._smokes[key]  # its rollout ended while it was asked, and another came
 
     def smokes(self, rollout: Rollout | None) -> Mapping[str, Verdict]:
         """Revision -> answer to the sample request, of a running rollout; those of one that ended are forgotten."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from headgate.control import ExchangeRequest
 from headgate.evidence import NOTHING, Approval, Batch, Counts, Look, Outcome, PairKind, Sample, add
-from headgate.rollout import Head, OpRecord, Rollout, kind_of
+from headgate.rollout import Event, Head, OpRecord, Rollout, kind_of
 from headgate_controllers.heads import Heads
 from headgate_controllers.records.sqlite import SqliteRecord
 
@@ -40,8 +40,10 @@ class Evidence:
         ] = {}  # endpoint -> its op at the bake, what was before
         self._unheard: dict[tuple[str, str], _Unheard] = {}  # by rollout and op: one running op an endpoint
         self._recent: dict[str, deque[tuple[float, int, dict[str, int]]]] = defaultdict(deque)
-        self._totals: dict[tuple[str, str, str], int] = defaultdict(int)  # (endpoint, revision, outcome) for /metrics
+        self._totals: dict[str, dict[tuple[str, str], int]] = {}  # endpoint -> (revision, outcome), for /metrics
         self._split: dict[str, tuple[int, dict[str, int]]] = {}  # endpoint -> (generation, revision -> requests)
+        heads.listen(self._changed)
+        heads.listen_ends(lambda rollout: self.forget(rollout.id))
 
     def receive(self, request: ExchangeRequest) -> tuple[str, ...]:
         """Stores what is new; answers the endpoints whose running op got a look.
@@ -63,8 +65,9 @@ class Evidence:
             self._record.receive(request.worker, request.boot, request.sequence, looks)
             for key, found in looks.items():
                 self._keep(key, found)
+        known = [batch for batch in request.batches if self._heads.get(batch.endpoint).revisions]
         with self._lock:
-            for batch in request.batches:
+            for batch in known:
                 self._count(batch)
         return tuple(touched)
 
@@ -115,9 +118,20 @@ class Evidence:
             self._unheard[key].looks += looks
 
     def forget(self, rollout: str) -> None:
+        """Nobody judges it any more, nor those before it."""
         with self._storing:
-            for key in [k for k in self._unheard if k[0] == rollout]:
+            for key in [k for k in self._unheard if k[0] == rollout or not self._heads.endpoint_of(k[0])]:
                 del self._unheard[key]
+
+    def _changed(self, endpoint: str, _: Sequence[Event]) -> None:
+        known = self._heads.get(endpoint).revisions
+        with self._lock:
+            totals = self._totals.get(endpoint, {})
+            for key in [k for k in totals if k[0] not in known]:
+                del totals[key]
+            if not known:
+                for kept in (self._recent, self._split, self._totals, self._references):
+                    kept.pop(endpoint, None)
 
     def observed(self, endpoint: str, since: int = 0) -> Mapping[str, int]:
         """Live requests of the last minute by revision; of this generation of the route and newer ones only."""
@@ -139,8 +153,9 @@ class Evidence:
             return dict(counts) if known == generation else {}
 
     def totals(self) -> Mapping[tuple[str, str, str], int]:
+        """(endpoint, revision, outcome) -> live requests since this controller began."""
         with self._lock:
-            return dict(self._totals)
+            return {(name, *key): n for name, of in self._totals.items() for key, n in of.items()}
 
     def _running(self, head: Head, batch: Batch) -> OpRecord | None:
         """The op this batch is evidence for: judged, live, and of a generation not older than its own."""
@@ -193,6 +208,7 @@ class Evidence:
                 sent = sum(counts.outcomes.values()) - batch.chosen.get(revision, 0)
                 split[revision] = split.get(revision, 0) + sent
             self._split[batch.endpoint] = (batch.generation, split)
+        totals = self._totals.setdefault(batch.endpoint, defaultdict(int))
         for revision, counts in batch.live.items():
             for outcome, n in counts.outcomes.items():
-                self._totals[(batch.endpoint, revision, str(Outcome(outcome)))] += n
+                totals[(revision, str(Outcome(outcome)))] += n

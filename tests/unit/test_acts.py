@@ -17,8 +17,10 @@ from headgate.findings import TransientError
 from headgate.ports import Run as EngineRun
 from headgate.process import InstanceType, MetricSource, Settings
 from headgate.rollout import Head, State, Undo
+from headgate.target import SourcePath
 from headgate.testing import World, deployment, target
 from headgate.workload import Load, Purpose, Replica, Scaling, SecretKey, Workload
+from headgate_controllers import acts
 from headgate_controllers.acts import Acts, note_undo
 from headgate_controllers.heads import Heads
 from headgate_controllers.records.sqlite import SqliteRecord
@@ -191,6 +193,32 @@ def test_a_smoke_answer_is_there_when_the_endpoint_is_woken(desk: Desk) -> None:
     assert desk.acts.smokes(head.active)[GREEN.revision].gate == "smoke"
     assert desk.acts.smokes(replace(head.active, state=State.SUCCEEDED))
     assert not desk.acts.smokes(head.active)
+
+
+def test_of_what_failed_only_what_may_come_again_is_remembered(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acts, "RETRY_S", 0.0)
+    head = mirroring()
+    assert head.active
+    lacking = replace(GREEN, smoke_request=SourcePath("gone.json", "0" * 40))
+    asked = replace(head.active.target, deployments={"green": lacking})
+    for i in range(50):  # each with a sample request that no commit has
+        rollout = replace(head.active, id=f"ro-fraud-{i}", target=asked)
+        desk.woken.clear()
+        desk.acts.perform(replace(head, rollout=rollout), AskSmoke(GREEN.revision, "http://127.0.0.1:9"))
+        assert desk.woken.wait(30)
+    assert len(desk.acts._not_before) == 1
+
+
+def test_answers_for_rollouts_that_another_took_the_place_of_are_not_held(desk: Desk) -> None:
+    head = mirroring()
+    assert head.active
+    for i in range(3):
+        rollout = replace(head.active, id=f"ro-fraud-{i}")
+        desk.heads.change("fraud", lambda draft, rollout=rollout: draft.set(rollout=rollout))
+        desk.woken.clear()
+        desk.acts.perform(replace(head, rollout=rollout), AskSmoke(GREEN.revision, "http://127.0.0.1:9"))
+        assert desk.woken.wait(30)
+    assert [of for of, _ in desk.acts._smokes] == ["ro-fraud-2"]
 
 
 def test_workflows_are_submitted_and_stopped_by_name(desk: Desk) -> None:

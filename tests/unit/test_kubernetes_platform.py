@@ -84,6 +84,21 @@ def test_a_revision_has_all_that_belongs_to_it_and_loses_it_with_its_end(desk: D
     wait_for(lambda: not any(desk.server.find(plural, name, "ns") for plural, name in names.items()))
 
 
+def test_of_revisions_that_are_gone_nothing_is_held(desk: Desk) -> None:
+    for revision in ("r1", "r2", "r3"):
+        desk.platform.apply(replace(ONE, revision=revision))
+        desk.ready()
+        desk.platform.remove("fraud", revision)
+        wait_for(lambda: not desk.server.all("deployments") and not desk.server.all("pods"))
+        assert desk.seen() == []
+
+    def held() -> dict[str, object]:
+        found = {**vars(desk.platform), **{f"beside{n}": v for n, v in vars(desk.platform._beside).items()}}
+        return {name: value for name, value in found.items() if isinstance(value, dict | set) and value}
+
+    wait_for(lambda: held() == {})
+
+
 def test_a_smoke_replica_has_no_service(desk: Desk) -> None:
     desk.platform.apply(replace(ONE, purpose=Purpose.SMOKE))
     desk.ready()

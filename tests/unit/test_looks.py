@@ -10,6 +10,7 @@ import pytest
 
 from headgate.control import ExchangeRequest
 from headgate.evidence import Answer, Batch, Counts, Outcome, Pair, PairKind, Result
+from headgate.outcome import supersede
 from headgate.process import Process
 from headgate.rollout import Head
 from headgate.testing import World, counts, deployment, target
@@ -44,6 +45,10 @@ class Desk:
     def receive(self, *batches: Batch, sequence: int = 0, boot: str = "b") -> tuple[str, ...]:
         self.sequence = sequence or self.sequence + 1
         return self.evidence.receive(ExchangeRequest("router-0", boot, self.sequence, None, batches))
+
+    def held(self) -> list[str]:
+        """What of the evidence's memory is not empty."""
+        return sorted(name for name, value in vars(self.evidence).items() if isinstance(value, dict) and value)
 
 
 @pytest.fixture
@@ -148,6 +153,7 @@ def test_a_bake_is_judged_by_what_the_stable_did_before(desk: Desk) -> None:
 
 
 def test_shares_are_of_the_last_minute(desk: Desk) -> None:
+    desk.be(mirroring())
     desk.receive(Batch("fraud", 1, 1.0, {B: counts(80)}))
     desk.now += WINDOW_S - 1
     desk.receive(Batch("fraud", 1, 1.0, {B: counts(10), G: counts(5, gone=3)}))
@@ -162,12 +168,39 @@ def test_shares_are_of_the_last_minute(desk: Desk) -> None:
 
 
 def test_a_split_is_of_one_generation_without_those_who_chose(desk: Desk) -> None:
+    desk.be(mirroring())
     desk.receive(Batch("fraud", 4, 1.0, {B: counts(80), G: counts(30)}, chosen={G: 10}))
     desk.receive(Batch("fraud", 4, 1.0, {B: counts(20)}))
     assert desk.evidence.split("fraud", 4) == {B: 100, G: 20}
     desk.receive(Batch("fraud", 5, 1.0, {B: counts(1)}))
     desk.receive(Batch("fraud", 4, 1.0, {B: counts(9)}))
     assert (desk.evidence.split("fraud", 5), desk.evidence.split("fraud", 4)) == ({B: 1}, {})
+
+
+def test_what_the_record_does_not_know_is_counted_by_nobody(desk: Desk) -> None:
+    _, _, generation = op(desk.be(mirroring()))
+    batch = Batch("fraud", generation, 1.0, {B: counts(80), G: counts(5)}, {G: counts(20)})
+    desk.receive(batch, replace(batch, endpoint="another"))
+    assert [(key[0], key[1]) for key in desk.evidence.totals()] == [("fraud", B), ("fraud", G)]
+    head = desk.heads.get("fraud")
+    kept = {revision: state for revision, state in head.revisions.items() if revision == B}
+    desk.heads.change("fraud", lambda draft: draft.set(revisions=kept))
+    assert [key[1] for key in desk.evidence.totals()] == [B], "a revision that is pruned leaves its counters"
+    desk.heads.change("fraud", lambda draft: setattr(draft, "head", Head("fraud", head.commit, rollout=head.rollout)))
+    desk.receive(batch)
+    assert desk.evidence.observed("fraud") == {}
+    assert desk.evidence.split("fraud", generation) == {}
+    assert desk.evidence.totals() == {}
+    assert desk.held() == []
+
+
+def test_looks_of_a_rollout_that_ended_are_not_held(desk: Desk) -> None:
+    rollout, name, generation = op(desk.be(mirroring()))
+    desk.receive(Batch("fraud", generation, 1.0, {B: counts(80)}, {G: counts(20)}))
+    assert len(desk.evidence.looks(rollout, name)) == 1
+    desk.heads.change("fraud", lambda draft: supersede(draft, "a newer one came"))
+    assert desk.held() == ["_recent", "_split", "_totals"]
+    assert len(desk.record.looks(rollout, name)) == 1, "the record has them"
 
 
 def test_the_judge_says_nothing_where_nothing_is_judged(desk: Desk) -> None:

@@ -283,7 +283,7 @@ class KubernetesPlatform:
         with self._lock:
             _note(self._deployments_of, key[0], item, gone)
             if gone:
-                self._unwanted.discard(key)
+                self._gone(key)
             drifted = (
                 key in self._asked
                 and name in self._written
@@ -314,6 +314,17 @@ class KubernetesPlatform:
         self._unwanted.add(key)
         self._hand.ask(key)
         self._on_change(key[0])
+
+    def _gone(self, key: Key) -> None:
+        """Nothing is kept of it, unless it is asked for again already."""
+        self._unwanted.discard(key)
+        if key not in self._asked:
+            self._touched.discard(key)
+            self._drifted.discard(key)
+            self._places.pop(key, None)
+            self._proven.pop(key, None)
+        if not self._asked_of.get(key[0]):
+            self._asked_of.pop(key[0], None)
 
     def _names(self, key: Key) -> set[str]:
         return {name for name, pod in self._pods_of.get(key[0], {}).items() if pods.key_of(pod) == key}
@@ -410,7 +421,7 @@ class KubernetesPlatform:
         there = self._cluster.delete(DEPLOYMENT, name)
         with self._lock:
             if not there or self._deployments.get(name) is None:
-                self._unwanted.discard(key)
+                self._gone(key)
             others = self._keys_of_deployments(key[0]) | self._asked_of.get(key[0], set())
             last = not others - {key}
         if last:
