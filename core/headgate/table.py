@@ -6,6 +6,8 @@ good one serves on.
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +16,9 @@ from headgate import codec
 from headgate.evidence import PairKind
 from headgate.process import Issuer
 from headgate.traffic import WHOLE
+
+_ADDRESS = re.compile(r"https?://(?:\[(?P<ip>[^\]]+)\]|(?P<name>[A-Za-z0-9._-]{1,253}))(?::(?P<port>[0-9]{1,5}))?\Z")
+_LABEL = 63  # bytes of one part of a host's name
 
 SCHEMA = 1  # raised when a field changes its meaning; a reader refuses a newer one
 
@@ -120,8 +125,28 @@ def problems(table: RouteTable, serving: RouteTable | None = None) -> tuple[str,
     return tuple(found)
 
 
+def dialled(address: str) -> bool:
+    """Whether a replica's address is one that can be dialled: http or https, an IP address or a name as DNS has them
+    (an IPv6 address in brackets), perhaps a port, and nothing else.
+    """
+    found = _ADDRESS.match(address)
+    if found is None or not 0 < int(found["port"] or 80) < 1 << 16:
+        return False
+    if found["name"]:
+        return all(0 < len(label) <= _LABEL for label in found["name"].removesuffix(".").split("."))
+    try:
+        return bool(ipaddress.IPv6Address(found["ip"]))
+    except ValueError:
+        return False
+
+
 def _route_problems(name: str, route: EndpointRoute) -> list[str]:
-    found = []
+    found = [
+        f"{row.revision}: no replica can be dialled at {address[:100]!r}: write http://HOST:PORT"
+        for row in route.revisions
+        for address in row.upstreams
+        if not dialled(address)
+    ]
     if route.name != name:
         found.append(f"listed under another name, {route.name}")
     shares = [r.per_mille for r in route.revisions]

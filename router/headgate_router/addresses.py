@@ -16,7 +16,7 @@ from pathlib import Path
 from headgate import codec, plugins
 from headgate.findings import TransientError
 from headgate.ports import Resolver
-from headgate.table import RouteRevision, RouteTable
+from headgate.table import RouteRevision, RouteTable, dialled
 from headgate_kit.files import write_atomic
 from headgate_router.resolvers.table import Table
 
@@ -126,10 +126,14 @@ class Addresses:
         return followed
 
     def _heard(self, followed: _Followed, addresses: tuple[str, ...]) -> None:
-        before, followed.addresses = followed.addresses, addresses
+        able = tuple(address for address in addresses if dialled(address))
+        before, followed.addresses = followed.addresses, able
         self._news.set()
-        if followed.service and before != addresses:
-            self._last[followed.service] = addresses
+        if followed.service and before != able:
+            if able != addresses:
+                odd = next(address for address in addresses if address not in able)
+                log.error("%s: no replica can be dialled at %.100r, and it is left out", followed.service, odd)
+            self._last[followed.service] = able
             self._save()
             self._moved(followed.service)
 
@@ -164,10 +168,11 @@ def _read(file: Path | None) -> dict[str, tuple[str, ...]]:
     if file is None or not file.exists():
         return {}
     try:
-        return codec.decode(dict[str, tuple[str, ...]], file.read_bytes())
+        known = codec.decode(dict[str, tuple[str, ...]], file.read_bytes())
     except (OSError, codec.CodecError) as error:
         log.warning("the addresses on disk cannot be read: %s", error)
         return {}
+    return {service: tuple(filter(dialled, found)) for service, found in known.items()}
 
 
 def _write(file: Path | None, known: Mapping[str, tuple[str, ...]]) -> None:

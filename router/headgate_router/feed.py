@@ -318,7 +318,10 @@ class Feed:
         """Where the controller is now: read again after each failure, for it may come back elsewhere."""
         if self._controller is None:
             url, self._token = self._announcement.read()
-            self._controller = Replica(url)
+            try:
+                self._controller = Replica(url)
+            except ValueError as error:
+                raise Away(f"nobody can be dialled where the controller is announced: {error}") from error
             self._prefix = url.partition("://")[2].partition("/")[2]
             self._prefix = f"/{self._prefix}" if self._prefix else ""
         return self._controller, self._token

@@ -28,6 +28,7 @@ import uvicorn
 
 from headgate.findings import Finding, FindingsError, Place
 from headgate.ports import Resolver
+from headgate.table import dialled
 from headgate_kit import identity, listen
 from headgate_kit.identity import Identity
 from headgate_kit.layout import DataFolder
@@ -351,12 +352,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check_control(url: str) -> None:
     """Raises FindingsError: this is no URL to dial."""
-    parts = urlsplit(url)
-    if url and (parts.scheme != "http" or not parts.hostname or parts.username):
+    try:
+        parts = urlsplit(url)
+        named = f"{parts.scheme}://{parts.hostname or ''}"
+        good = parts.scheme == "http" and not parts.username and dialled(f"http://{parts.netloc}")
+    except ValueError:  # brackets that do not pair
+        named, good = url.rpartition("@")[2], False
+    if url and not good:
         raise FindingsError(
             Finding(
                 code="control-url",
-                message=f"`{parts.scheme}://{parts.hostname or ''}` is no control API to dial",
+                message=f"`{named}` is no control API to dial",
                 why="a router dials plain HTTP inside one network; its token is in a file, never in the URL",
                 fix="give --control http://headgate-controller.NAMESPACE:7070",
                 place=Place("router"),
@@ -391,10 +397,10 @@ def _listening(arguments: argparse.Namespace) -> socket.socket:
         if arguments.dataplane == ENVOY and arguments.fd is None:
             return reserve(arguments.host, arguments.port)
         return listen.adopt(arguments.fd) if arguments.fd is not None else listen.bind(arguments.host, arguments.port)
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:  # also a name that DNS cannot hold, a port that is none
         finding = Finding(
             code="listen",
-            message=f"cannot listen on {asked}: {error.strerror or error}",
+            message=f"cannot listen on {asked}: {getattr(error, 'strerror', None) or error}",
             why="callers would have nowhere to go",
             fix="stop what uses it, or give another --host and --port",
             place=Place(f"router {arguments.worker}"),

@@ -136,10 +136,10 @@ async def fetch(client: httpx.AsyncClient, issuer: Issuer) -> KeySet:
 
 
 async def _json(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")):
-        raise IssuerError(f"{url[:200]!r} is not https")
     try:
+        parts = urlsplit(url)
+        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")):
+            raise IssuerError(f"{url[:200]!r} is not https")
         async with client.stream("GET", url, headers={"accept": "application/json"}) as answer:
             if answer.status_code != 200:
                 raise IssuerError(f"{url} answered {answer.status_code}")

@@ -211,6 +211,7 @@ def test_names_made_up_by_callers_do_not_make_a_flood(idp: Idp, monkeypatch: pyt
         pytest.param({"issuer": "https://evil", "jwks_uri": "{url}/keys"}, id="of-another-issuer"),
         pytest.param({"issuer": "{url}", "jwks_uri": "http://10.0.0.1/keys"}, id="keys-over-plain-http"),
         pytest.param({"issuer": "{url}", "jwks_uri": "file:///etc/passwd"}, id="keys-in-a-file"),
+        pytest.param({"issuer": "{url}", "jwks_uri": "https://["}, id="keys-nowhere"),
         pytest.param({"issuer": "{url}", "jwks_uri": "{url}/none"}, id="no-keys"),
         pytest.param(["no", "object"], id="no-object"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,20 @@ def test_a_dead_replica_of_two_is_not_noticed(tmp_path: Path) -> None:
         async with router(tmp_path) as system:
             system.route(revision("rev", 1000, alive, dead), repeatable=False)
             assert {(await system.post()).status_code for _ in range(40)} == {200}
+
+    run(scenario())
+
+
+def test_an_address_that_nobody_can_have_is_a_replica_that_is_not_there(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        model = await Model(ok(b"1")).start()
+        nowhere = f"http://{'a' * 64}:80"
+        async with router(tmp_path) as system:
+            system.route(replace(revision("rev", 1000), upstreams=(nowhere, model.address)), repeatable=False)
+            assert [(await system.post()).content for _ in range(6)] == [b"1"] * 6
+            system.route(replace(revision("rev", 1000), upstreams=(nowhere,)))
+            said = await system.post()
+            assert (said.status_code, said.json()["error"]["code"]) == (503, "not-ready")
 
     run(scenario())
 

@@ -66,6 +66,24 @@ def test_a_service_has_no_address_until_its_resolver_says_so_and_every_change_is
     assert (known.of(found()), len(moved)) == ((), 2)
 
 
+def test_an_address_that_nobody_can_have_is_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "addresses.json"
+    file.write_text('{"told:fraud": ["http://[", "http://127.0.0.1:2"]}')
+
+    async def scenario() -> None:
+        resolver = Told()
+        known = Addresses([].append, {"told": resolver}, file)
+        assert known.of(found()) == (TWO,)
+        resolver.followers["told:fraud"]((f"http://{'a' * 64}:1", ONE))
+        assert known.of(found()) == (ONE,)
+        await known.close()
+
+    asyncio.run(scenario())
+    assert "told:fraud: no replica can be dialled at 'http://aaa" in caplog.text
+
+
 def test_a_table_names_each_service_that_cannot_be_resolved() -> None:
     known = addresses(Told())
     (scheme,) = known.problems(table(found("nobody:x")))

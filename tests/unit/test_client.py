@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvloop
 
 from headgate_router.dataplanes.builtin.client import Connection, connect
 from headgate_router.dataplanes.builtin.failures import Broken, TimedOut, Unreachable
@@ -309,6 +310,23 @@ def test_nobody_listening_is_unreachable() -> None:
             await connect("127.0.0.1", port, 5, Connection)
 
     run(scenario())
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [
+        pytest.param("a" * 64, 80, id="a label too long"),
+        pytest.param("a..b", 80, id="an empty label"),
+        pytest.param("a." * 200 + "a", 80, id="a name too long"),
+        pytest.param("\udcff", 80, id="no text"),
+        pytest.param("h\0", 80, id="a NUL"),
+        pytest.param("127.0.0.1", 1 << 70, id="no port"),
+    ],
+)
+def test_what_is_no_address_is_unreachable(loop: Callable[[], asyncio.AbstractEventLoop], host: str, port: int) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner, pytest.raises(Unreachable, match="no connection"):
+        runner.run(connect(host, port, 5, Connection))
 
 
 def test_starting_on_a_connection_that_closed_while_idle_breaks_unanswered() -> None:

@@ -26,10 +26,11 @@ from headgate_router.main import check_control
 from headgate_router.routes import Routes
 
 Reply = Callable[[ExchangeRequest], ExchangeReply | bytes | None]
+ODD = ["http://[", "http://h:99999", "http://h:x", f"http://{'a' * 64}:1"]  # where nobody can be
 
 
-def table(generation: int, per_mille: int = 1000) -> RouteTable:
-    route = EndpointRoute("e", generation, "c", (RouteRevision("r", "blue", per_mille, ()),))
+def table(generation: int, per_mille: int = 1000, *addresses: str) -> RouteTable:
+    route = EndpointRoute("e", generation, "c", (RouteRevision("r", "blue", per_mille, addresses),))
     return seal(RouteTable(generation, "c", {"e": route}))
 
 
@@ -149,8 +150,9 @@ def test_a_spoilt_table_on_disk_is_not_served(tmp_path: Path, content: bytes) ->
         (table(4), "older than 5"),
         (replace(table(6), hash="0" * 64), "hash"),
         (seal(replace(table(6), schema=99)), "schema"),
+        (table(6, 1000, f"http://{'a' * 64}:1"), "no replica can be dialled"),
     ],
-    ids=["sum", "older", "hash", "schema"],
+    ids=["sum", "older", "hash", "schema", "address"],
 )
 def test_a_bad_table_is_refused_reported_and_the_last_good_one_serves(
     tmp_path: Path, bad: RouteTable, why: str
@@ -230,6 +232,24 @@ def test_a_controller_that_comes_back_on_another_port_is_found(tmp_path: Path) -
         assert len(second.heard) == 1
         first.stop()
         second.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("url", ODD)
+def test_a_controller_announced_where_nobody_can_be_is_away(tmp_path: Path, url: str) -> None:
+    async def scenario() -> None:
+        side = Side(tmp_path)
+        side.data.prepare()
+        side.data.control.write_text(json.dumps({"url": url, "pid": 1}))
+        side.data.token.write_text("secret-token\n")
+        with pytest.raises(Away):
+            await side.feed.exchange()
+        controller = Controller(side.data, received)
+        await controller.start()
+        await side.feed.exchange()
+        assert len(controller.heard) == 1
+        controller.stop()
 
     run(scenario())
 
@@ -385,7 +405,7 @@ def test_a_router_in_a_pod_dials_the_url_it_was_given_with_a_token_that_is_read_
     run(scenario())
 
 
-@pytest.mark.parametrize("url", ["https://h:1", "h:7070", "http://", "http://user:word@h:1"])
+@pytest.mark.parametrize("url", ["https://h:1", "h:7070", "http://", "http://user:word@h:1", "http://word@[", *ODD])
 def test_a_url_that_cannot_be_dialled_is_a_finding_without_its_password(url: str) -> None:
     with pytest.raises(FindingsError) as caught:
         check_control(url)

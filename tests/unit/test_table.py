@@ -6,7 +6,7 @@ import pytest
 
 from headgate import codec
 from headgate.evidence import PairKind
-from headgate.table import SCHEMA, EndpointRoute, Mirror, RouteRevision, RouteTable, problems, received, seal
+from headgate.table import SCHEMA, EndpointRoute, Mirror, RouteRevision, RouteTable, dialled, problems, received, seal
 
 
 def route(*shares: int, mirrors: tuple[Mirror, ...] = ()) -> EndpointRoute:
@@ -37,6 +37,56 @@ def test_a_table_that_adds_up_is_accepted(shares: tuple[int, ...]) -> None:
 )
 def test_a_table_that_does_not_add_up_is_refused(found: EndpointRoute, says: str) -> None:
     assert any(says in text for text in problems(table(found)))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:1",
+        "https://10.0.0.1",
+        "http://[::1]:65535",
+        "http://[fe80::1%eth0]:80",
+        "http://model-0.models.ns.svc:8080",
+        "http://under_score.example.:8080",
+        f"http://{'a' * 63}.{'b' * 63}",
+    ],
+)
+def test_addresses_that_a_router_can_dial_are_taken(address: str) -> None:
+    assert dialled(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "127.0.0.1:80",
+        "ftp://127.0.0.1",
+        "http://",
+        "http://:80",
+        "http://[",
+        "http://[::1",
+        "http://[nobody]",
+        "http://h:",
+        "http://h:0",
+        "http://h:65536",
+        "http://h:x",
+        "http://h:80/path",
+        "http://user@h:80",
+        "http://a b:80",
+        "http://h:80\n",
+        "http://h:80\r\nx: y",
+        f"http://{'a' * 64}:80",
+        f"http://{'a.' * 127}a:80",
+        "http://a..b:80",
+        "http://.:80",
+        "http://b\u00fccher.example:80",
+    ],
+)
+def test_addresses_that_nobody_can_have_refuse_the_table(address: str) -> None:
+    assert not dialled(address)
+    rows = (RouteRevision("r0", "d0", 1000, ("http://127.0.0.1:1", address)),)
+    (said,) = problems(table(replace(route(1000), revisions=rows)))
+    assert said.startswith("fraud: r0: no replica can be dialled at ")
 
 
 def test_an_echo_goes_to_a_live_revision() -> None:

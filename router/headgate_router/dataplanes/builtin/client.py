@@ -380,6 +380,8 @@ async def connect(
         raise Untrusted(f"its certificate was refused: {why}") from error
     except OSError as error:
         raise Unreachable(f"no connection: {error.strerror or 'refused'}") from error
+    except (ValueError, OverflowError) as error:  # a name that DNS cannot hold, a port that is none
+        raise Unreachable("no connection: nobody has such an address") from error
     return cast(C, opened)
 
 

@@ -36,8 +36,8 @@ def problems(table: RouteTable) -> tuple[str, ...]:
 
 
 def _socket(address: str) -> tuple[str, int] | None:
-    parts = urlsplit(address)
     try:
+        parts = urlsplit(address)
         return str(ipaddress.ip_address(parts.hostname or "")), parts.port or (443 if _secure(address) else 80)
     except ValueError:
         return None
