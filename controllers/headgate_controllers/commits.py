@@ -25,8 +25,10 @@ from headgate_controllers.resolve import Outside, reader
 
 log = logging.getLogger(__name__)
 
-HANDLED = "handled-commit"  # key in the record's meta: the newest commit whose endpoints were all taken up
+HANDLED = "handled-commit"  # key in the record's meta: the newest commit that was looked at and is answered for
+TAKEN = "taken-commit"  # and the newest whose endpoints were all taken up: an older one while headgate.yml is refused
 AGAIN_S = 5.0  # an endpoint whose models could not be looked up is read again after this
+REWRITTEN = "history-rewritten"
 AWAY = frozenset({"catalogue-unreachable", "catalogue-refused"})  # findings that no commit has to mend
 ACCEPTED = (
     "accepted-rewrite"  # a commit that `headgate sync --accept` allowed although it descends from nothing handled
@@ -63,6 +65,9 @@ class Commits:
         self.seen = ""  # newest commit on the branch
         self.error = ""  # why the repo cannot be read; empty: it can
         self._handled = record.meta_get(HANDLED) or ""  # nobody else writes it while we run
+        found = record.meta_get(TAKEN)
+        self._taken = self._handled if found is None else found
+        self._refused = False  # its headgate.yml is: nothing of it was taken up
         self._unknown = False  # a commit was handled, and its settings could not be read again
         for head in heads.all():
             if head.asked:
@@ -74,6 +79,11 @@ class Commits:
     @property
     def handled(self) -> str:
         return self._handled
+
+    @property
+    def taken(self) -> str:
+        """The newest commit whose endpoints were all taken up; older than `handled` while headgate.yml is refused."""
+        return self._taken
 
     def reached(self, commit: str) -> bool:
         """Whether what this commit asked was acted on: by itself, or under a newer one that contains it."""
@@ -103,6 +113,8 @@ class Commits:
         if self._unknown:
             self._restore_settings()
         if head == self.handled:
+            if any(found.code == REWRITTEN for found in self.findings):  # the branch is back where it was
+                self._restore_settings()
             return self._look_again(head)
         if not self._descends(head):
             return ()
@@ -114,7 +126,7 @@ class Commits:
             return True
         self.findings = (
             Finding(
-                code="history-rewritten",
+                code=REWRITTEN,
                 message=f"{head[:10]} does not descend from {handled[:10]}, which is what serves",
                 why="a rewritten branch can take away what was reviewed; nothing of it is acted on",
                 fix=f"push a branch that contains {handled[:10]}, or take it as it is: headgate sync --accept {head}",
@@ -125,25 +137,29 @@ class Commits:
 
     def _take_up(self, commit: str) -> tuple[str, ...]:
         tree = self._repo.tree(commit)
-        self.settings, self.findings = read_settings(tree)
-        self._unknown = False
-        touched = self._touched(commit, tree)
-        if any(f.is_error for f in self.findings):
+        settings, self.findings = read_settings(tree)
+        self._refused = any(f.is_error for f in self.findings)
+        touched: tuple[str, ...] = ()
+        if self._refused:
             log.warning("%s: headgate.yml is refused: %s", commit[:10], self.findings[0].message)
-            touched = ()
+            self._record.meta_set(TAKEN, self._taken)  # a record of before has none
         else:
+            self.settings, self._unknown = settings, False
+            touched = self._touched(commit, tree)
             if not all(self._heads.get(endpoint).asked for endpoint in touched):
                 self.findings = (*self.findings, *name_findings(endpoint_names(tree)))
             pin = reader(tree, self.settings, self._outside)
             for endpoint in touched:
                 self._endpoint(endpoint, tree, pin)
+            self._record.meta_set(TAKEN, commit)
+            self._taken = commit
         self._record.meta_set(HANDLED, commit)
         self._handled = commit
         return touched
 
     def _look_again(self, commit: str) -> tuple[str, ...]:
         """Reads the endpoints whose models could not be looked up, when it is time."""
-        if not self._waiting or time.monotonic() < self._again_at:
+        if not self._waiting or time.monotonic() < self._again_at or self._refused:
             return ()
         tree = self._repo.tree(commit)
         pin = reader(tree, self.settings, self._outside)
@@ -175,17 +191,25 @@ class Commits:
         self._heads.change(endpoint, decide)
 
     def _touched(self, commit: str, tree: Tree) -> tuple[str, ...]:
-        handled = self.handled
-        if not handled:
+        changed = self._changed(commit)
+        if changed is None:
             return tuple(sorted({*endpoint_names(tree), *self._heads.names()}))
         touched = {head.endpoint for head in self._heads.all() if any(f.is_error for f in head.findings)}
-        for path in self._repo.changed_paths(handled, commit):
+        for path in changed:
             parts = path.split("/")
             if parts[0] == "endpoints" and len(parts) > 2:
                 touched.add(parts[1])
             for end in range(len(parts), 0, -1):
                 touched |= self._readers.get("/".join(parts[:end]), set())
         return tuple(sorted(touched))
+
+    def _changed(self, commit: str) -> set[str] | None:
+        """Paths that differ from what was taken up last; None: nothing was, or it is nowhere any more."""
+        try:
+            return self._repo.changed_paths(self._taken, commit) if self._taken else None
+        except HeadgateError as error:
+            log.warning("%s is read as a whole: %s", commit[:10], error)
+            return None
 
     def _index(self, endpoint: str, files: Iterable[str] | Mapping[str, str]) -> None:
         for path in files:
@@ -202,13 +226,16 @@ class Commits:
         return self.settings
 
     def _restore_settings(self) -> None:
-        """After a restart: the settings of the commit that was handled; our copy of the repo may be lost."""
+        """After a restart: the settings of the commit that was taken up; our copy of the repo may be lost."""
         if not self.handled:
             return
         self._unknown = True
         try:
-            self.settings, self.findings = read_settings(self._tree_of(self.handled))
-            self._unknown = False
+            settings, self.findings = read_settings(self._tree_of(self.handled))
+            self._refused = any(f.is_error for f in self.findings)
+            if self._refused and self._taken:
+                settings, _ = read_settings(self._tree_of(self._taken))
+            self.settings, self._unknown = settings, False
         except HeadgateError as error:
             self.error = str(error)
 

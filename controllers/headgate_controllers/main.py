@@ -341,7 +341,7 @@ def _resources(controller: Controller) -> Resources:
     from headgate_controllers.resources import Resources
     from headgate_kit.kube.client import Cluster
 
-    copies = Copies(lambda: controller.routes.table, lambda: controller.commits.handled)
+    copies = Copies(lambda: controller.routes.table, lambda: controller.commits.taken)
     made = Resources(Cluster.connect(), controller, lambda: bool(controller.commits.handled), copies=copies)
     controller.edited = made.drift
     return made

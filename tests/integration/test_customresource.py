@@ -16,7 +16,7 @@ from headgate.intent import accept
 from headgate.rollout import Head, OpRecord
 from headgate.table import EndpointRoute, RouteRevision, RouteTable
 from headgate.testing import deployment, target
-from headgate_controllers.commits import HANDLED
+from headgate_controllers.commits import HANDLED, TAKEN
 from headgate_controllers.heads import Heads
 from headgate_controllers.records import customresource
 from headgate_controllers.records.customresource import LEAP, Copies, Copy, read, restore, text
@@ -80,7 +80,7 @@ def test_an_empty_record_takes_what_the_cluster_keeps(first: Controller, server:
     second = Controller(tmp_path / "b", server)
     assert second.restored == ("fraud",)
     assert second.heads.get("fraud") == first.heads.get("fraud")
-    assert second.record.meta_get(HANDLED) == COMMIT
+    assert second.record.meta_get(HANDLED) == second.record.meta_get(TAKEN) == COMMIT
     before, after = first.routes.table, second.routes.table
     assert after.endpoints == before.endpoints, "routers are given what they serve by"
     assert after.generation == before.generation + LEAP, "and take it, for it is newer than any they have seen"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +163,32 @@ def test_a_rewritten_history_waits_for_a_person(desk: Desk) -> None:
     assert desk.commits.handled == other
 
 
+def test_a_branch_that_is_put_back_where_it_was_has_no_rewritten_history(desk: Desk) -> None:
+    desk.commits.look()
+    good = desk.commits.handled
+    desk.git("commit", "-q", "--amend", "-m", "another past")
+    desk.commits.look()
+    assert [f.code for f in desk.commits.findings] == ["history-rewritten"]
+    desk.git("reset", "-q", "--hard", good)
+    desk.commits.look()
+    assert desk.commits.findings == ()
+
+
+def test_a_rewritten_history_is_taken_as_a_whole_where_the_old_one_is_nowhere_any_more(desk: Desk) -> None:
+    desk.commits.look()
+    desk.repo.close()
+    shutil.rmtree(desk.work / ".git")
+    desk.git("init", "-q", "-b", "main")
+    desk.put("endpoints/fraud/code/score.py", "def init(): return 2\n")
+    other = desk.commit()
+    desk.repo = EndpointsRepo(str(desk.work), desk.folder / "another.git")
+    desk.restart()
+    assert desk.commits.look() == ()
+    desk.commits.accept_rewrite(other)
+    assert desk.commits.look() == ("churn", "fraud")
+    assert (desk.commits.handled, desk.heads.get("fraud").commit) == (other, other)
+
+
 def test_a_repo_that_cannot_be_read_is_said_until_it_can(desk: Desk) -> None:
     desk.commits.look()
     away = desk.folder / "away"
@@ -249,3 +276,56 @@ def test_nothing_is_started_by_settings_that_cannot_be_read(desk: Desk) -> None:
     away.rename(desk.work)
     assert desk.commits.look() == ()
     assert desk.commits.ground().instance_types["small"].cpus == 0.5
+
+
+SMALL = "instance_types:\n  small: {cpus: 0.5, memory_gb: 1}\n"
+
+
+def test_a_refused_headgate_yml_leaves_the_settings_that_serve_also_after_a_restart(desk: Desk) -> None:
+    desk.put("headgate.yml", SMALL)
+    desk.commit()
+    desk.commits.look()
+    desk.put("headgate.yml", SMALL + "no_such_setting: 1\n")
+    desk.commit()
+    desk.commits.look()
+    assert desk.commits.ground().instance_types["small"].cpus == 0.5
+    desk.restart()
+    assert desk.commits.ground().instance_types["small"].cpus == 0.5
+    assert [f.place.file for f in desk.commits.findings] == ["headgate.yml"]
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["running on", "restarted"])
+def test_what_a_commit_with_a_refused_headgate_yml_asked_is_done_once_it_is_mended(desk: Desk, restarted: bool) -> None:
+    desk.put("headgate.yml", SMALL)
+    desk.commit()
+    desk.commits.look()
+    desk.put("headgate.yml", SMALL + "no_such_setting: 1\n")
+    desk.endpoint("shop")
+    desk.git("rm", "-rq", "--ignore-unmatch", "endpoints/churn")
+    desk.commit()
+    assert desk.commits.look() == ()
+    if restarted:
+        desk.restart()
+    desk.put("headgate.yml", SMALL)
+    desk.commit()
+    assert "shop" in desk.commits.look()
+    assert desk.heads.get("shop").active is not None
+    assert desk.heads.get("churn").removing_since is not None
+
+
+def test_a_model_that_waits_is_not_read_by_a_refused_headgate_yml(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outside(ref: str, *_: object) -> ModelPin:
+        raise TransientError("the lake does not answer")
+
+    monkeypatch.setattr(module, "AGAIN_S", 0.0)
+    desk.restart(outside)
+    lake = "catalogues: {lake: {kind: s3, url: 's3://models'}}\n"
+    desk.put("headgate.yml", lake)
+    desk.put("endpoints/churn/deployments/blue.yml", DEPLOYMENT.replace("{path: ../code/m.pkl}", "azureml:churn:1"))
+    desk.commit()
+    desk.commits.look()
+    desk.put("headgate.yml", lake + "no_such_setting: 1\n")
+    refused = desk.commit()
+    desk.commits.look()
+    assert desk.commits.look() == ()
+    assert desk.heads.get("churn").commit != refused

@@ -19,7 +19,7 @@ from headgate import codec
 from headgate.findings import Finding, FindingsError, Place, TerminalError
 from headgate.rollout import Head
 from headgate.table import EndpointRoute, RouteTable, seal
-from headgate_controllers.commits import HANDLED
+from headgate_controllers.commits import HANDLED, TAKEN
 from headgate_controllers.records.sqlite import SqliteRecord
 from headgate_controllers.routes import TABLE
 from headgate_kit.kube.client import Cluster
@@ -110,6 +110,7 @@ def _take(record: SqliteRecord, copies: Sequence[Copy], keys: Callable[[str], Se
             record.adopt(copy.head.endpoint, copy.head, copy.version + LEAP)
         record.meta_set(TABLE, codec.canonical(seal(RouteTable(generation, newest.handled, routes))).decode())
         record.meta_set(HANDLED, newest.handled)
+        record.meta_set(TAKEN, newest.handled)
     names = ", ".join(copy.head.endpoint for copy in copies[:10])
     log.warning("this record was empty or behind: %d endpoints are as the cluster has them: %s", len(copies), names)
 
