@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+
+import ports
 
 PROGRAM = os.environ.get("HEADGATE_MLFLOW") or shutil.which("mlflow") or ""
 MISSING = "no MLflow server: set HEADGATE_MLFLOW to the program mlflow (uv tool install mlflow)"
@@ -25,13 +26,14 @@ DEADLINE_S = 180.0
 @contextmanager
 def running(folder: Path) -> Iterator[str]:
     """Its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
     places = ["--backend-store-uri", f"sqlite:///{folder}/db.sqlite", "--artifacts-destination", str(folder / "store")]
-    command = [PROGRAM, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *places]
-    with (folder / "mlflow.log").open("wb") as log:
+    with (folder / "mlflow.log").open("wb") as log, ports.held() as port:
+        command = [PROGRAM, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *places]
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        yield from _served(f"http://127.0.0.1:{port}", process, folder)
+
+
+def _served(url: str, process: subprocess.Popen[bytes], folder: Path) -> Iterator[str]:
     try:
         deadline = time.monotonic() + DEADLINE_S
         while not _answers(url):

@@ -10,7 +10,6 @@ import asyncio
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,6 +19,7 @@ from signal import SIGQUIT, SIGUSR1
 
 import pytest
 
+import ports
 from headgate_router.main import ASGI
 from trapplay import DEADLINE_S, KEY, Limits, Model, Site
 
@@ -168,12 +168,11 @@ async def peer(
     keyed: bool = True,
 ) -> AsyncIterator[Site]:
     """`to`: the port it passes requests on to; 0: the model's. `keyed`: it looks at credentials, and keeps them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     write = nginx if kind == NGINX else haproxy
-    argv = write(folder, port, to or model.port, limits, mirrored.port if mirrored else 0, keyed=keyed)
-    with process(argv) as child:
+    with (
+        ports.held() as port,
+        process(write(folder, port, to or model.port, limits, mirrored.port if mirrored else 0, keyed=keyed)) as child,
+    ):
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+import ports
 
 PROGRAM = os.environ.get("HEADGATE_S3_SERVER") or shutil.which("moto_server") or ""
 MISSING = "no S3 server: set HEADGATE_S3_SERVER to moto_server (uv tool install moto --with flask --with flask-cors)"
@@ -36,13 +37,15 @@ class S3Server:
 
 @contextmanager
 def running(folder: Path) -> Iterator[S3Server]:
+    with (folder / "s3.log").open("wb") as log, ports.held() as port:
+        url = f"http://127.0.0.1:{port}"
+        process = subprocess.Popen([PROGRAM, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
+        yield from _served(url, process)
+
+
+def _served(url: str, process: subprocess.Popen[bytes]) -> Iterator[S3Server]:
     from obstore.store import S3Store
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    with (folder / "s3.log").open("wb") as log:
-        process = subprocess.Popen([PROGRAM, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
     try:
         _until_it_answers(url, process)
         assert httpx.put(f"{url}/{BUCKET}", trust_env=False).status_code == 200

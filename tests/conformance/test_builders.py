@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import ports
 import registryserver
 from headgate import plugins
 from headgate.target import SourcePath
@@ -41,20 +41,19 @@ def case(name: str, folder: Path) -> BuilderCase:
 @contextmanager
 def docker_registry(folder: Path, wait: Wait) -> Iterator[str]:
     """The registry most others are made of."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        host = f"127.0.0.1:{free.getsockname()[1]}"
-    settings = f"{{version: 0.1, storage: {{filesystem: {{rootdirectory: {folder}}}}}, http: {{addr: '{host}'}}}}"
-    (folder / "registry.yml").write_text(settings)
     assert REGISTRY is not None
-    with (folder / "registry.log").open("wb") as log:
+    with (folder / "registry.log").open("wb") as log, ports.held() as port:
+        host = f"127.0.0.1:{port}"
+        settings = f"{{version: 0.1, storage: {{filesystem: {{rootdirectory: {folder}}}}}, http: {{addr: '{host}'}}}}"
+        (folder / "registry.yml").write_text(settings)
         running = subprocess.Popen([REGISTRY, "serve", str(folder / "registry.yml")], stdout=log, stderr=log)
-    try:
-        wait(lambda: running.poll() is not None or _answers(host))
-        assert running.poll() is None, (folder / "registry.log").read_text()
-        yield host
-    finally:
-        running.terminate()
-        running.wait(10)
+        try:
+            wait(lambda: running.poll() is not None or _answers(host))
+            assert running.poll() is None, (folder / "registry.log").read_text()
+            yield host
+        finally:
+            running.terminate()
+            running.wait(10)
 
 
 def _answers(host: str) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import ports
 from headgate.findings import HeadgateError
 from headgate_controllers.repo import EndpointsRepo
 from headgate_controllers.repo.credentials import from_folder
@@ -136,7 +137,13 @@ SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/l
 
 
 @pytest.fixture
-def ssh_forge(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+def port() -> Iterator[int]:
+    with ports.held() as found:
+        yield found
+
+
+@pytest.fixture
+def ssh_forge(tmp_path: Path, port: int) -> Iterator[tuple[str, Path]]:
     """A bare repository behind a real sshd that takes one deploy key; its URL, and the folder with what is mounted."""
     if not SSHD:
         pytest.skip("no sshd: install openssh-server")
@@ -157,8 +164,6 @@ def ssh_forge(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     git(work, "add", "-A")
     git(work, "commit", "-q", "-m", "first")
     git(work, "push", "-q", "origin", "HEAD:main")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     settings = {
         "ListenAddress": f"127.0.0.1:{port}",
         "HostKey": made / "host",

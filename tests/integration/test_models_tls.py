@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
+import ports
 from certificates import CLIENT, SERVER, Authority, Faulty
 from fronts import ECHO, Replica, until
 from headgate.evidence import PairKind, Result
@@ -136,9 +137,10 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
         runner.run(bounded())
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return f"127.0.0.1:{sock.getsockname()[1]}"
+@pytest.fixture
+def free_port() -> Iterator[Callable[[], str]]:
+    with ExitStack() as stack:
+        yield lambda: f"127.0.0.1:{stack.enter_context(ports.held())}"
 
 
 @BOTH
@@ -210,7 +212,7 @@ def test_a_router_that_the_model_does_not_know_gets_nothing(
 )
 @BOTH
 def test_a_model_that_the_router_does_not_know_is_asked_nothing(
-    start: Start, tmp_path: Path, dataplane: str, shown: Callable[[Path], Path]
+    start: Start, free_port: Callable[[], str], tmp_path: Path, dataplane: str, shown: Callable[[Path], Path]
 ) -> None:
     model = start(shown(tmp_path / "server"), health=(health := free_port()))
     with httpx.Client(trust_env=False) as plain:
@@ -236,7 +238,9 @@ async def refused(system: System) -> None:
 
 
 @BOTH
-def test_a_replica_of_another_authority_costs_no_caller_an_answer(start: Start, tmp_path: Path, dataplane: str) -> None:
+def test_a_replica_of_another_authority_costs_no_caller_an_answer(
+    start: Start, free_port: Callable[[], str], tmp_path: Path, dataplane: str
+) -> None:
     """Nothing was sent to it, so that even what must not run twice goes to the other one."""
     strange = start(THEM.issue(tmp_path / "theirs", SERVER, trusts=US.pem), name="strange", health=free_port())
     distrusts = start(US.issue(tmp_path / "ours", SERVER, trusts=THEM.pem), name="distrusts", health=free_port())
@@ -402,7 +406,9 @@ def peer(url: str) -> bytes | None:
         return opened.getpeercert(binary_form=True)
 
 
-def test_who_has_no_certificate_reads_nothing_there_and_only_health_beside_it(start: Start, tmp_path: Path) -> None:
+def test_who_has_no_certificate_reads_nothing_there_and_only_health_beside_it(
+    start: Start, free_port: Callable[[], str], tmp_path: Path
+) -> None:
     health = free_port()
     model = start(US.issue(tmp_path / "server", SERVER), health=health).ready()
     trusting = ssl.create_default_context(cafile=str(tmp_path / "server/ca.crt"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import ports
 from argoplayer import Player, server_writes
 from headgate_controllers.options import BUILD_VARIABLES
 from kubelet import Kubelet
@@ -48,7 +48,7 @@ class System:
     def __init__(self, folder: Path, stack: ExitStack, *, engine: str, kubeconfig: Path, steps: str) -> None:
         self.data = folder / "data"
         self.repo = _repo(folder / "repo")
-        port = _free_port()
+        port = stack.enter_context(ports.held())
         environment = {k: v for k, v in os.environ.items() if k not in BUILD_VARIABLES}
         environment |= {**GIT, "KUBECONFIG": str(kubeconfig), "HEADGATE_ARGO_STEPS": steps}
         url, data = f"http://127.0.0.1:{port}", ["--data", str(self.data)]
@@ -98,11 +98,6 @@ def _repo(folder: Path) -> Path:
     for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "blue"]):
         subprocess.run(["git", *command], cwd=folder, env={**os.environ, **GIT}, check=True)
     return folder
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture

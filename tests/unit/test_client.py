@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
+import ports
 from headgate_router.dataplanes.builtin.client import Connection, connect
 from headgate_router.dataplanes.builtin.failures import Broken, TimedOut, Unreachable
 
@@ -254,8 +255,8 @@ def test_a_silent_model_times_out_before_and_within_its_answer() -> None:
 def test_the_wait_is_for_each_piece_not_for_the_whole_answer() -> None:
     async def scenario() -> None:
         parts = [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", *[b"1\r\nx\r\n"] * 8, b"0\r\n\r\n"]
-        async with peer(saying(*parts, pause=0.1)) as connection:
-            connection.start(REQUEST, b"", timeout_s=0.5)
+        async with peer(saying(*parts, pause=0.15)) as connection:
+            connection.start(REQUEST, b"", timeout_s=1.0)
             await connection.head()
             assert await body_of(connection) == b"x" * 8
 
@@ -302,12 +303,8 @@ def test_a_model_faster_than_its_reader_is_slowed_down() -> None:
 
 def test_nobody_listening_is_unreachable() -> None:
     async def scenario() -> None:
-        server = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        server.close()
-        await server.wait_closed()
-        with pytest.raises(Unreachable):
-            await connect("127.0.0.1", port, 5, Connection)
+        with ports.held() as nobodys, pytest.raises(Unreachable):
+            await connect("127.0.0.1", nobodys, 5, Connection)
 
     run(scenario())
 

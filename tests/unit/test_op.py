@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import ports
 from headgate_pipelines import op
 from headgate_pipelines.op import main
 
@@ -120,9 +121,9 @@ def test_a_controller_that_restarts_is_waited_for(api: Api) -> None:
 def test_a_controller_that_stays_away_is_tried_again_later(
     api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        monkeypatch.setenv("HEADGATE_CONTROL", f"http://127.0.0.1:{free.getsockname()[1]}")
-    assert main([*SMOKE, "--patience", "0.1"]) == 75
+    with ports.held() as nobodys:
+        monkeypatch.setenv("HEADGATE_CONTROL", f"http://127.0.0.1:{nobodys}")
+        assert main([*SMOKE, "--patience", "0.1"]) == 75
     assert "no answer for 0.1 s: ConnectionRefusedError" in capsys.readouterr().err
 
 
