@@ -168,7 +168,12 @@ def test_a_request_that_was_cut_is_copied_and_makes_no_pair(tmp_path: Path, cut:
             target, compare = mirrored_to(candidate)
             system.route(revision("rev", 1000, stable), target, mirrors=(compare,))
             head = f"POST /endpoints/e/score HTTP/1.1\r\nhost: x\r\nauthorization: {AUTH['authorization']}\r\n"
-            await system.raw(head.encode() + b"content-length: 2\r\n\r\n{}")
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(system.url.rpartition(":")[2]))
+            writer.write(head.encode() + b"content-length: 2\r\n\r\n{}")
+            await reader.readuntil(b"half of it")
+            if cut == "by the model":
+                assert await reader.read() == b""
+            writer.close()
             await until(lambda: len(candidate.heard) == 1)
             await system.settled()
             batch = await system.sealed()

@@ -94,6 +94,8 @@ async def model(says: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator
                 await reader.readexactly(length)
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(says), says))
         except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
             writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)

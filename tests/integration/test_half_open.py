@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,18 +152,15 @@ async def streaming(gone: asyncio.Event) -> AsyncIterator[str]:
     """A model that sends event after event, slowly enough that no buffer ever fills."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await reader.readuntil(b"\r\n\r\n")
+        with closing(writer), suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"\r\n\r\n{}")
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-            while not reader.at_eof():
+            left = asyncio.ensure_future(reader.read(1))
+            while not left.done():
                 writer.write(b"6\r\nx: y\n\n\r\n")
-                await writer.drain()
-                await asyncio.wait((asyncio.ensure_future(reader.read(1)),), timeout=0.02)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            gone.set()
-            writer.close()
+                await asyncio.wait((left,), timeout=0.02)
+            await left
+        gone.set()
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     async with server:
@@ -205,7 +202,6 @@ def test_a_caller_who_vanished_from_a_stream_is_let_go(
 def test_a_caller_who_vanished_in_the_middle_of_a_body_is_408(
     tmp_path: Path, away: Away, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headgate_router.dataplanes.builtin.protocol.BODY_S", 0.3)
     monkeypatch.setattr(guard, "SWEEP_S", 0.05)
 
     async def scenario() -> None:
@@ -216,6 +212,7 @@ def test_a_caller_who_vanished_in_the_middle_of_a_body_is_408(
             assert await line(caller) == "said"
             await until(lambda: system.worker.book.in_flight == 1)
             away.vanish()
+            monkeypatch.setattr("headgate_router.dataplanes.builtin.protocol.BODY_S", 0.3)
             assert await system.ended() == ({}, {"408": 1})
 
     run(scenario())
@@ -236,7 +233,7 @@ def test_a_model_that_vanished_costs_a_request_its_time_and_no_more(tmp_path: Pa
     async def scenario() -> None:
         async with router(tmp_path) as system:
             model = await asyncio.to_thread(away.start, ANSWERS, FAR)
-            system.route(f"http://{FAR}:{await line(model)}", request_timeout_ms=700)
+            system.route(f"http://{FAR}:{await line(model)}", request_timeout_ms=3_000)
             assert await _asked(system, b"first") == b"HTTP/1.1 200 OK"
             away.vanish()
             assert await _asked(system, b"again") == b"HTTP/1.1 408 Request Timeout"

@@ -90,7 +90,8 @@ def test_an_ill_mirror_is_counted_and_no_caller_notices(tmp_path: Path, ill: str
         if ill == "refusing":
             candidate.server.close()
         async with router(tmp_path) as system:
-            target = revision("cand", 0, *([] if ill == "absent" else [candidate]), request_timeout_ms=300)
+            limit = 1_000 if ill == "hung" else 30_000
+            target = revision("cand", 0, *([] if ill == "absent" else [candidate]), request_timeout_ms=limit)
             system.route(revision("rev", 1000, stable), target, mirrors=(Mirror("cand", 1000),))
             for _ in range(10):
                 answer = await system.post()
@@ -117,6 +118,7 @@ def test_a_hung_mirror_is_bounded(tmp_path: Path) -> None:
         stable, candidate = await Model(ok(b"1")).start(), await Model(hang).start()
         async with router(tmp_path) as system:
             target, compare = mirrored_to(candidate)
+            target = replace(target, request_timeout_ms=60_000)  # longer than all of this takes
             system.route(revision("rev", 1000, stable), target, mirrors=(compare,))
             for _ in range(140):
                 assert (await system.post()).status_code == 200

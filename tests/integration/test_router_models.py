@@ -81,7 +81,7 @@ def test_a_slow_model_is_408_and_sees_its_caller_leave(tmp_path: Path) -> None:
 
         model = await Model(never).start()
         async with router(tmp_path) as system:
-            system.route(revision("rev", 1000, model, request_timeout_ms=50))
+            system.route(revision("rev", 1000, model, request_timeout_ms=1_000))
             answer = await system.post()
             assert (answer.status_code, answer.json()["error"]["code"]) == (408, "timeout")
             await model.gone.wait()
@@ -240,12 +240,12 @@ def test_a_slow_reader_slows_the_model_and_fills_nobodys_memory(tmp_path: Path) 
 
         model = await Model(pour).start()
         async with router(tmp_path) as system:
-            system.route(revision("rev", 1000, model, request_timeout_ms=300))
+            system.route(revision("rev", 1000, model, request_timeout_ms=1_000))
             async with system.caller.stream("POST", "/endpoints/e/score", content=b"{}") as answer:
                 before = -1
                 while before != sent:  # until it stands still, for longer than the model's own time limit
                     before = sent
-                    await asyncio.sleep(0.4)
+                    await asyncio.sleep(1.2)
                 assert sent < size / 2
                 got = [len(chunk) async for chunk in answer.aiter_bytes()]
             assert sum(got) == size

@@ -128,7 +128,7 @@ def test_a_drained_worker_lets_tunnels_end_and_then_ends_them(tmp_path: Path) ->
             await until(lambda: system.worker.book.tunnels.ended.total() == 2)
             assert system.worker.book.tunnels.ended[Why.DRAINED] == 1
 
-    run(tmp_path, scenario, tunnels=Limits(drain_s=1.5))
+    run(tmp_path, scenario, tunnels=Limits(drain_s=4.0))
 
 
 def test_a_new_table_moves_no_open_tunnel_and_says_which_it_left_behind(

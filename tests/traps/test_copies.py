@@ -46,8 +46,8 @@ def test_a_copys_answer_without_end_is_ended_and_not_kept(trap: Any, monkeypatch
             nonlocal poured
             writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
             while True:
-                writer.write(b"3e8\r\n%b\r\n" % (b"x" * 1000))
-                poured += 1000
+                writer.write(b"186a0\r\n%b\r\n" % (b"x" * 100_000))
+                poured += 100_000
                 await writer.drain()
                 await asyncio.sleep(0)
 

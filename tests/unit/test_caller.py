@@ -103,8 +103,8 @@ def test_a_connection_that_breaks_off_is_a_failure_not_a_retry() -> None:
 
 
 def test_a_request_that_hangs_does_not_hold_the_others() -> None:
-    lines = call(right, timeout_s=0.3, hang_at=4, requests=40)
-    assert [line.note for line in lines if line.status == 0] == ["no answer in 0.3 s"]
+    lines = call(right, timeout_s=2.0, hang_at=4, requests=40)
+    assert [line.note for line in lines if line.status == 0] == ["no answer in 2 s"]
     assert len(lines) >= 40
 
 

@@ -300,11 +300,11 @@ def test_a_table_is_acked_when_the_disk_has_it_and_a_disk_that_hangs_holds_nothi
     go, write = threading.Event(), feed.write_atomic
 
     def late(path: Path, content: bytes) -> None:
-        go.wait(5.0 if hangs else 0.1)
+        go.wait(60.0 if hangs else 0.1)
         write(path, content)
 
     monkeypatch.setattr(feed, "write_atomic", late)
-    monkeypatch.setattr(feed, "SAVED_S", 0.2 if hangs else 5.0)
+    monkeypatch.setattr(feed, "SAVED_S", 0.2 if hangs else 60.0)
     on_disk: list[bool] = []
 
     async def scenario() -> None:
@@ -321,7 +321,7 @@ def test_a_table_is_acked_when_the_disk_has_it_and_a_disk_that_hangs_holds_nothi
         assert await side.feed.exchange()
         assert not await side.feed.exchange()
         go.set()
-        assert await side.feed.flush(5.0)
+        assert await side.feed.flush(60.0)
         assert side.feed.file.exists()
         controller.stop()
 
