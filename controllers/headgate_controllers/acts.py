@@ -178,6 +178,9 @@ class Acts:
                 again_s = error.retry_after_s if isinstance(error, TransientError) else RETRY_S
                 log.warning("%s: %s: %s; tried again in %g s", head.endpoint, key, error, again_s)
                 self._leave_alone(key, again_s)
+            except Exception:  # nobody waits for this: what is not said here is said nowhere, and asked again at once
+                log.exception("%s: %s broke off; tried again in %g s", head.endpoint, key, RETRY_S)
+                self._leave_alone(key, RETRY_S)
             finally:
                 with self._lock:
                     self._running.discard(key)

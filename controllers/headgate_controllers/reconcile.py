@@ -194,8 +194,12 @@ class Reconciler:
         self._unsaid += [self._split(name) for name in moved]
         self._say()
         for head, seen in decided:
-            self._act(head, replace(seen, route=self._routes.table.endpoints.get(head.endpoint)))
-            self.wake(head.endpoint, 0.0 if head.endpoint in moved else self._requeue_s(head))
+            try:
+                self._act(head, replace(seen, route=self._routes.table.endpoints.get(head.endpoint)))
+                self.wake(head.endpoint, 0.0 if head.endpoint in moved else self._requeue_s(head))
+            except Exception:  # an adapter may be anybody's; the others have their actions all the same
+                log.exception("%s: what is decided could not be done, and is tried again", head.endpoint)
+                self.wake(head.endpoint, RETRY_S)
 
     def _decide(self, endpoint: str) -> tuple[Head, Seen]:
         seen = self._collect(endpoint)
@@ -245,7 +249,7 @@ class Reconciler:
 
             try:
                 self._heads.change(endpoint, note)
-            except TransientError as error:
+            except HeadgateError as error:
                 log.warning("generation %d of %s is not recorded yet: %s", generation, endpoint, error)
                 self.wake(endpoint, RETRY_S)
                 return

@@ -209,6 +209,26 @@ def test_of_what_failed_only_what_may_come_again_is_remembered(desk: Desk, monke
     assert len(desk.acts._not_before) == 1
 
 
+def test_what_breaks_beside_the_loop_is_said_and_left_alone_for_a_while(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = 0
+
+    def breaks(*_: object, **__: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise ValueError("nobody thought of this")
+
+    monkeypatch.setattr(acts.smoke, "ask", breaks)
+    monkeypatch.setattr(acts, "RETRY_S", 60.0)
+    for _ in range(3):
+        desk.acts.perform(mirroring(), AskSmoke(GREEN.revision, "http://127.0.0.1:9"))
+        assert desk.woken.wait(30)
+    desk.acts.close()
+    assert asked == 1
+    assert "nobody thought of this" in caplog.text
+
+
 def test_answers_for_rollouts_that_another_took_the_place_of_are_not_held(desk: Desk) -> None:
     head = mirroring()
     assert head.active
