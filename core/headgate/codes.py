@@ -73,7 +73,7 @@ REPOSITORY: Mapping[str, Entry] = {
     "path-missing": ("A path names nothing in this commit.", "Commit the file, or correct the path."),
     "path-outside": ("A path leads out of the repository or of its folder.", "Move what it names into the repository."),
     "path-link": ("A path goes through a symbolic link.", "Write the path the link points to."),
-    "path-size": ("A folder of code is too large.", "Move data and models out of it."),
+    "path-size": ("A folder of code, or a sample request, is too large.", "Move data and models out of it."),
     "script-missing": ("The scoring script is not in the code folder.", "Correct `scoring_script`, or commit it."),
     "model-unknown": ("A registered model is not in the catalogue.", "Register it, or name one that is there."),
     "catalogue-unreachable": ("A catalogue of models cannot be reached now.",

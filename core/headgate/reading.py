@@ -27,6 +27,7 @@ from headgate.yamltext import Document, parse
 
 ROOT = "endpoints"
 CACHED = 200_000  # entries; a cache that grew past it starts again
+MAX_SAMPLE = 10_000_000  # bytes of a sample request
 SUFFIXES = (".yml", ".yaml")
 
 
@@ -334,6 +335,11 @@ class _Endpoint:
             path = f"{folder}/{process.smoke_request}"
             if path in self.listing:
                 object_id = self.paths.depend(path)
+                if self.listing[path] > MAX_SAMPLE:
+                    self._say("path-size",
+                              f"the sample request has {self.listing[path]:,} bytes, more than {MAX_SAMPLE:,}",
+                              "it is sent whole, once, before anything is live", "use a smaller one",
+                              Place(path))  # fmt: skip
                 return SourcePath(path, object_id) if object_id else None
         if process.smoke_request != Process().smoke_request:
             self._say("path-missing", f"there is no sample request `{process.smoke_request}`",

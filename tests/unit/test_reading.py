@@ -386,6 +386,14 @@ def test_a_whole_repo_is_read_by_name(repo: Repo) -> None:
     assert error(readings["fraud"]).code == "name-case"
 
 
+def test_a_sample_request_that_would_never_be_sent_is_a_finding(repo: Repo) -> None:
+    path = "endpoints/fraud/deployments/sample-request.json"
+    at_most = repo.read({path: "x" * reading.MAX_SAMPLE})
+    assert at_most.target is not None
+    found = error(repo.read({path: "x" * (reading.MAX_SAMPLE + 1)}))
+    assert (found.code, found.place.file) == ("path-size", path)
+
+
 def test_the_sample_request_may_lie_beside_the_deployment_or_the_endpoint(repo: Repo) -> None:
     target = repo.read({"endpoints/fraud/sample-request.json": "{}"}).target
     assert target
