@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import httpx
 
 from headgate import codec
 from headgate.evidence import Answer, Look, Pair, PairKind, Result, Verdict
+from headgate.reading import MAX_SAMPLE
 from headgate.target import DeploymentTarget
 from headgate_kit import identity
 from headgate_policies.gates.smoke import VERSION, judge_smoke
 
-REQUEST_LIMIT = 10_000_000  # bytes of a sample request
+REQUEST_LIMIT = MAX_SAMPLE
 ANSWER_LIMIT = 1_000_000  # characters of an answer that are looked at
+READ_LIMIT = 4 * ANSWER_LIMIT  # bytes of it that are read
+READ_S = 60.0  # seconds for which it is read, once it has begun: a stream may have no end
 KEPT = 64 * 1024  # characters of an answer that is kept as evidence
 PHASE = "smoke"
 
@@ -58,13 +62,17 @@ def _asked(
     context: ssl.SSLContext | bool = identity.client(certificate or Path()) if secure else False
     named: dict[str, Any] = {"sni_hostname": identity.NAME} if secure else {}
     try:
-        with httpx.Client(timeout=seconds, trust_env=False, verify=context) as client:
-            answer = client.post(
+        with (
+            httpx.Client(timeout=seconds, trust_env=False, verify=context) as client,
+            client.stream(
+                "POST",
                 address + deployment.source.scoring_path,
                 content=sample,
                 headers={"content-type": "application/json", "headgate-mirror": "smoke"},
                 extensions=named,
-            )
+            ) as answer,
+        ):
+            text, cut = _read(answer)
     except httpx.TimeoutException:
         return _unasked(Result.FAIL, f"no answer to the sample request within {seconds:g} s"), None
     except httpx.HTTPError as error:
@@ -74,13 +82,26 @@ def _asked(
         elif secure:
             why += "; where its log says nothing of it, it does not take the controller's certificate (upstream-tls)"
         return _unasked(Result.FAIL, why), None
-    media_type, text = answer.headers.get("content-type", ""), answer.text
-    if quoted and len(text) <= KEPT:
+    media_type = answer.headers.get("content-type", "")
+    if quoted and not cut and len(text) <= KEPT:
         said = Answer(deployment.revision, answer.status_code, media_type, text)
         look = Look(PHASE, 0, 0.0, 0.0, pairs=(Pair(PairKind.COMPARE, PHASE, said, said),))
         return again(look), look
-    cut = len(text) > ANSWER_LIMIT
+    cut = cut or len(text) > ANSWER_LIMIT
     return judge_smoke(answer.status_code, media_type, text[:ANSWER_LIMIT], truncated=cut, quoted=quoted), None
+
+
+def _read(answer: httpx.Response) -> tuple[str, bool]:
+    """The answer's text, as much of it as is looked at, and whether it goes on."""
+    ends = time.monotonic() + READ_S
+    body = bytearray()
+    cut = False
+    for chunk in answer.iter_bytes():
+        body += chunk
+        cut = len(body) > READ_LIMIT or time.monotonic() >= ends
+        if cut:
+            break
+    return body.decode(answer.encoding or "utf-8", errors="replace"), cut
 
 
 def again(look: Look) -> Verdict:

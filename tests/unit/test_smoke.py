@@ -22,6 +22,7 @@ class Model:
     url: str = ""
     status: int = 200
     body: bytes = b'{"value": 1}'
+    endless: bool = False  # it says so, and goes on
 
 
 @pytest.fixture
@@ -33,9 +34,15 @@ def model() -> Iterator[Model]:
             self.rfile.read(int(self.headers["content-length"]))
             self.send_response(made.status)
             self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(made.body)))
+            if not made.endless:
+                self.send_header("content-length", str(len(made.body)))
             self.end_headers()
             self.wfile.write(made.body)
+            while made.endless:
+                try:
+                    self.wfile.write(made.body)
+                except OSError:
+                    return
 
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing."""
@@ -75,6 +82,19 @@ def test_what_is_redacted_or_long_is_judged_and_not_kept(model: Model) -> None:
     model.body = b'"' + b"x" * smoke.KEPT + b'"'
     verdict, look = smoke.ask(model.url, GREEN, b"{}")
     assert (verdict.result, look) == (Result.PASS, None)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3_600.0], ids=["too long by the clock", "too long in bytes"])
+def test_a_stream_without_an_end_does_not_hold_the_smoke_test(
+    model: Model, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smoke, "READ_S", seconds)
+    model.endless, model.body = True, b"x" * 10_000
+    verdict, look = smoke.ask(model.url, GREEN, b"{}")
+    assert (verdict.result, look) == (Result.PASS, None)
+    assert "too long an answer to look into" in verdict.explanation
+    model.status = 500
+    assert smoke.ask(model.url, GREEN, b"{}")[0].result is Result.FAIL
 
 
 def test_no_answer_and_no_request_are_verdicts_without_evidence() -> None:
