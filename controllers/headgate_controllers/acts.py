@@ -13,12 +13,13 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from headgate import codec, secretrefs
 from headgate.actions import Action, AskSmoke, End, EndSmoke, Revert, Run, StartSmoke, StopWorkflow, Submit
 from headgate.draft import Draft
 from headgate.evidence import Look, Verdict
+from headgate.fault import Held
 from headgate.findings import HeadgateError, TransientError
 from headgate.ports import Engine, Platform, Server
 from headgate.process import InstanceType, Settings
@@ -32,6 +33,7 @@ from headgate_controllers.revert import Reverted, undo
 
 log = logging.getLogger(__name__)
 
+N = TypeVar("N")
 RETRY_S = 1.0
 
 
@@ -67,6 +69,7 @@ class Acts:
         self._not_before: dict[Hashable, float] = {}  # monotonic clock
         self._applied: dict[tuple[str, str, Purpose], str] = {}
         self._smokes: dict[tuple[str, str], Verdict] = {}  # (rollout, revision) -> answer
+        self._unasked: dict[tuple[str, str], Held] = {}  # (rollout, revision) -> why there is none yet
 
     def close(self) -> None:
         self._beside.shutdown(wait=True, cancel_futures=True)
@@ -201,13 +204,21 @@ class Acts:
             tree = self._repo.tree(rollout.commit)
             sample = tree.read(deployment.smoke_request.path, smoke.REQUEST_LIMIT)
         quoted = not rollout.target.process.redact
-        verdict, look = smoke.ask(address, deployment, sample, quoted=quoted, certificate=self._certificate)
+        try:
+            verdict, look = smoke.ask(address, deployment, sample, quoted=quoted, certificate=self._certificate)
+        except smoke.NotAsked as error:
+            self._note(self._unasked, rollout, revision, error.held)
+            raise
         if look is not None:
             self._keep(rollout.id, smoke.PHASE, [look])
+        self._note(self._smokes, rollout, revision, verdict)
+
+    def _note(self, notes: dict[tuple[str, str], N], rollout: Rollout, revision: str, note: N) -> None:
         with self._lock:
-            self._smokes[(rollout.id, revision)] = verdict
-            for key in [k for k in self._smokes if k[0] != rollout.id and not self._heads.endpoint_of(k[0])]:
-                del self._smokes[key]  # its rollout ended while it was asked, and another came
+            self._unasked.pop((rollout.id, revision), None)
+            notes[(rollout.id, revision)] = note
+            for key in [k for k in notes if k[0] != rollout.id and not self._heads.endpoint_of(k[0])]:
+                del notes[key]  # its rollout ended while it was asked, and another came
 
     def smokes(self, rollout: Rollout | None) -> Mapping[str, Verdict]:
         """Revision -> answer to the sample request, of a running rollout; those of one that ended are forgotten."""
@@ -218,6 +229,17 @@ class Acts:
             if rollout.state is not State.RUNNING:
                 for revision in found:
                     del self._smokes[(rollout.id, revision)]
+        return found
+
+    def unasked(self, rollout: Rollout | None) -> Mapping[str, Held]:
+        """Revision -> why its sample request cannot be asked now, of a running rollout."""
+        if rollout is None:
+            return {}
+        with self._lock:
+            found = {r: held for (of, r), held in self._unasked.items() if of == rollout.id}
+            if rollout.state is not State.RUNNING:
+                for revision in found:
+                    del self._unasked[(rollout.id, revision)]
         return found
 
     def _revert(self, head: Head) -> None:

@@ -227,6 +227,7 @@ class Reconciler:
             verdicts=verdicts,
             result=result,
             smokes=self._acts.smokes(head.rollout),
+            unasked=self._acts.unasked(head.rollout),
         )
 
     def _act(self, head: Head, seen: Seen) -> None:

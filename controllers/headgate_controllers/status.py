@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from headgate import fault
 from headgate.control import EndpointStatus, OpStatus, RevisionStatus, RolloutStatus
 from headgate.evidence import PairKind, Result
 from headgate.findings import Finding, Place, Severity
@@ -38,8 +39,13 @@ def endpoint_status(
         message=message,
         revisions=tuple(_revisions(head, route, replicas, observed)),
         rollout=rollout_status(head.rollout, head) if head.rollout else None,
-        findings=(*head.findings, *_later(head)),
+        findings=(*head.findings, *_later(head), *_faults(head)),
     )
+
+
+def _faults(head: Head) -> list[Finding]:
+    op = head.active.running if head.active else None
+    return [fault.finding(head.endpoint, op.name, op.held)] if op is not None and op.held is not None else []
 
 
 def _later(head: Head) -> list[Finding]:
@@ -119,13 +125,20 @@ def _progress(rollout: Rollout, replicas: Sequence[Replica]) -> tuple[str, str]:
         return "Paused", "paused by a person"
     if op is not None and op.verb == MIRROR:
         return "Mirroring", held(op)
-    if op is not None and op.verb in (SMOKE, DEPLOY) and (said := _first_trouble(replicas, rollout.plan.revisions)):
+    if (
+        op is not None
+        and op.held is None
+        and op.verb in (SMOKE, DEPLOY)
+        and (said := _first_trouble(replicas, rollout.plan.revisions))
+    ):
         return "Progressing", f"{op.name}: {said}"
     return "Progressing", held(op) if op else rollout.message or "waiting for the workflow's next op"
 
 
 def held(op: OpRecord) -> str:
     """Why an op still holds, in one line."""
+    if op.held is not None:
+        return f"{op.name}: waits for the installation: {op.held.said.partition(chr(10))[0]}"
     if op.verdicts:
         waiting = [v for v in op.verdicts if v.result is not Result.PASS]
         if any(v.figures.get(REQUESTS) == 0 for v in waiting):

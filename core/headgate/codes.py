@@ -172,6 +172,8 @@ SYSTEM: Mapping[str, Entry] = {
     "tls-files": ("The certificate or its key cannot be used.", "Give both, as PEM, the key without a password."),
     "models-tls": ("The certificate for mutual TLS between routers and models cannot be used.",
                    "Make a Secret with `tls.crt`, `tls.key` and `ca.crt`: docs/cluster.md shows how."),
+    "installation-fault": ("A rollout waits for something of the installation that says nothing about its commit.",
+                           "Mend what the finding names: the rollout goes on by itself, and no commit is reverted."),
     "no-envoy": ("There is no Envoy to run.",
                  "Install `headgate[envoy]`, or name the binary with --envoy or the variable ENVOY."),
     "envoy-option": ("An option does not go with `--dataplane envoy`.", "Leave it out; docs/envoy.md says why."),

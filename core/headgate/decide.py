@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from headgate import handover
 from headgate.draft import ENDED, Draft, Seen
 from headgate.evidence import Result, Verdict
+from headgate.fault import Held
 from headgate.outcome import UNDRAINED_GRACE_S, end, fail, keep_release, release, spare, start, supersede
 from headgate.phases import BUILD, DEPLOY, FINALIZE, MIRROR, SMOKE, STEP
 from headgate.plan import Op
 from headgate.planning import unproven
 from headgate.rollout import KEPT_REVISIONS, Head, OpEnd, OpRecord, Rollout, State, kind_of
+from headgate.surge import SWAP
 from headgate.table import EndpointRoute
 from headgate.target import Target
 from headgate.workload import Purpose
@@ -169,8 +171,11 @@ def _pass(draft: Draft, message: str) -> None:
 
 
 def _smoke(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
+    ours: Held | None = None
     for revision in rollout.plan.revisions:
         name = rollout.target.revisions[revision].name
+        if not draft.head.revisions[revision].smoked:
+            ours = ours or seen.held(revision, Purpose.SMOKE) or seen.unasked.get(revision)
         dead = seen.given_up(revision, Purpose.SMOKE)
         if dead:
             fail(draft, f"smoke: {name} does not start: {dead}")
@@ -186,6 +191,8 @@ def _smoke(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
         draft.revision(revision, smoked=True)
     if all(draft.head.revisions[revision].smoked for revision in rollout.plan.revisions):
         _pass(draft, "started alone, answered the sample request")
+    else:
+        _hold(draft, rollout, op, ours)
 
 
 def _deploy(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
@@ -201,6 +208,23 @@ def _deploy(draft: Draft, seen: Seen, rollout: Rollout, op: OpRecord) -> None:
             waiting.append(f"{deployment.name} {ready}/{wanted}")
     if not waiting:
         _pass(draft, "every replica is ready")
+    else:
+        _hold(draft, rollout, op, _ours(seen, rollout))
+
+
+def _ours(seen: Seen, rollout: Rollout) -> Held | None:
+    return next((held for revision in rollout.plan.revisions if (held := seen.held(revision))), None)
+
+
+def _hold(draft: Draft, rollout: Rollout, op: OpRecord, ours: Held | None) -> None:
+    """A fault of the installation is waited out, and the commit stays. Not where what served made room for what is to
+    come: callers get no answer meanwhile, so traffic goes back, and the commit stays all the same."""
+    if ours is not None and rollout.way == SWAP:
+        fail(draft, f"{op.name}: {ours.said}", state=State.ABORTED, git=False)
+    elif (op.held and op.held.fault) != (ours and ours.fault):  # its words may change with each look
+        draft.op(held=ours)
+        said = "what it waited for is mended" if ours is None else f"waits for the installation: {ours.said}"
+        draft.say("op.held", said, op=op.name)
 
 
 def _judged(draft: Draft, seen: Seen, rollout: Rollout, opened: OpRecord) -> None:
@@ -224,7 +248,11 @@ def _judged(draft: Draft, seen: Seen, rollout: Rollout, opened: OpRecord) -> Non
     elif draft.now >= op.live_at + process.max_soak_s and not rollout.paused:
         held = [v for v in seen.verdicts if v.result is not Result.PASS]
         why = "; ".join(f"{v.gate}: {v.missing or v.explanation}" for v in held) or op.message or "no evidence came"
-        fail(draft, f"{op.name} got no pass within {process.max_soak_s:g} s: {why}", verdicts=held)
+        late = f"{op.name} got no pass within {process.max_soak_s:g} s"
+        if ours := _ours(seen, rollout):
+            fail(draft, f"{late}: {ours.said}", state=State.ABORTED, git=False)
+        else:
+            fail(draft, f"{late}: {why}", verdicts=held)
     elif seen.result is Result.PASS and not rollout.paused:
         soak_s = process.mirror.soak_s if op.verb == MIRROR else process.soak_s
         if op.hurried or rollout.hurried or draft.now >= op.live_at + soak_s:

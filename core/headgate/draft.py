@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headgate.evidence import Result, Verdict
+from headgate.fault import Held
 from headgate.rollout import Event, Head, OpRecord, Rollout
 from headgate.table import EndpointRoute
 from headgate.workload import Purpose, Replica, ReplicaState
@@ -27,6 +28,7 @@ class Seen:
     verdicts: tuple[Verdict, ...] = ()  # of the running op, over all its evidence so far
     result: Result | None = None  # the verdicts combined; None: nothing judged yet
     smokes: Mapping[str, Verdict] = field(default_factory=dict)  # revision -> answer to the sample request
+    unasked: Mapping[str, Held] = field(default_factory=dict)  # revision -> why that cannot be asked now
 
     def ready(self, revision: str, purpose: Purpose = Purpose.SERVE) -> int:
         return sum(r.state is ReplicaState.READY for r in self.of(revision, purpose))
@@ -35,8 +37,14 @@ class Seen:
         return [r for r in self.replicas if r.revision == revision and r.purpose is purpose]
 
     def given_up(self, revision: str, purpose: Purpose = Purpose.SERVE) -> str:
-        """Why the platform gave a replica up; empty: it did not."""
-        return next((r.message for r in self.of(revision, purpose) if r.state is ReplicaState.FAILED), "")
+        """Why the platform gave a replica up; empty: it did not, or it is no fault of the deployment."""
+        failed = (r for r in self.of(revision, purpose) if r.state is ReplicaState.FAILED)
+        return next((r.message for r in failed if r.fault is None), "")
+
+    def held(self, revision: str, purpose: Purpose = Purpose.SERVE) -> Held | None:
+        """The installation's fault that keeps a replica from starting."""
+        failed = (r for r in self.of(revision, purpose) if r.state is ReplicaState.FAILED)
+        return next((Held(r.fault, r.message) for r in failed if r.fault is not None), None)
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from headgate.evidence import Verdict
+from headgate.fault import Held
 from headgate.findings import Finding
 from headgate.phases import BY_VERB, MIRROR, STEP
 from headgate.plan import Plan
@@ -52,6 +53,7 @@ class OpRecord:
     hurried: bool = False  # promoted by a person: the soak no longer holds it
     message: str = ""
     verdicts: tuple[Verdict, ...] = ()  # the last of each gate
+    held: Held | None = None  # what of the installation it waits for
 
 
 @dataclass(frozen=True, slots=True)

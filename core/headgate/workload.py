@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from headgate import codec
+from headgate.fault import Fault
 
 # What a platform adds to a launch's environment; servers read it.
 REPLICA = "HEADGATE_REPLICA"  # the replica's folder: logs, and the file `address`, which the server writes
@@ -22,6 +23,7 @@ IMAGE_ENVIRONMENT = "/opt/headgate/environment"
 IMAGE_PYTHON = "/opt/headgate/venv/bin/python"  # runs the front, and models that ask for no packages
 FETCH = "HEADGATE_FETCH"  # JSON of a `target.Order`, for the container that fetches a model
 MODELS_FOLDER = "/mnt/headgate/models"  # where a volume of models is mounted, in every pod that reads it
+NOT_SET_UP = 78  # exit code of a process of ours that lacks what the installation should give it, as EX_CONFIG is
 READY_PATH = "/ready"  # answers 200 when a replica can serve; `/` answers 200 as long as its server lives
 
 
@@ -149,3 +151,4 @@ class Replica:
     restarts: int = 0
     message: str = ""  # why it is not ready, with the log's last lines when it died
     logs: Mapping[str, str] = field(default_factory=dict)  # inference-server, storage-initializer -> file
+    fault: Fault | None = None  # gave up, and it is no fault of the deployment

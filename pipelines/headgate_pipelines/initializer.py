@@ -2,7 +2,8 @@
 
     python -m headgate_pipelines.initializer        told by $HEADGATE_FETCH, JSON of a `headgate.target.Order`
 
-Ends with 0 and the model whole in its folder, or with 1 and why in the last line. Runs nothing of the model.
+Ends with 0 and the model whole in its folder, or with why in the last line: 1, it is not what was pinned; NOT_SET_UP,
+its store is away or cannot be used. Runs nothing of the model.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import time
 from pathlib import Path
 
 from headgate import codec
-from headgate.findings import HeadgateError, TransientError
+from headgate.findings import HeadgateError, SpecError, TransientError
 from headgate.target import Order, catalogue_of
-from headgate.workload import FETCH
+from headgate.workload import FETCH, NOT_SET_UP
 from headgate_kit import catalogue
 
 PAUSES_S = (2.0, 5.0, 10.0)  # between tries; then the pod's own back-off
@@ -28,7 +29,7 @@ def main() -> int:
     except (HeadgateError, codec.CodecError, OSError) as error:
         print(error, file=sys.stderr, flush=True)
         print(f"headgate: {_line(error)}", file=sys.stderr, flush=True)
-        return 1
+        return 1 if isinstance(error, SpecError) else NOT_SET_UP
     print(f"{order.pin.name}:{order.pin.version} is in {order.into}", flush=True)
     return 0
 

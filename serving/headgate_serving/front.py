@@ -3,8 +3,8 @@
     HEADGATE_REPLICA=FOLDER HEADGATE_SERVE={...} python -m headgate_serving.front
 
 Writes FOLDER/address once it listens. Exit 0: drained after SIGTERM · 3: the script did not import, init() raised, or
-the bundle or the certificate cannot be used · 4: a worker process ended. The last line of the log says why. Refuses to
-start anything twice: who starts it again decides about back-off.
+the bundle cannot be used · 4: a worker process ended · NOT_SET_UP: the certificate cannot be used. The last line of the
+log says why. Refuses to start anything twice: who starts it again decides about back-off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import uvicorn
 
 from headgate.codec import CodecError
 from headgate.findings import FindingsError
-from headgate.workload import ADDRESS, CPU_SET, HEALTH, REPLICA, TLS
+from headgate.workload import ADDRESS, CPU_SET, HEALTH, NOT_SET_UP, REPLICA, TLS
 from headgate_kit import identity
 from headgate_kit.files import write_atomic
 from headgate_kit.identity import Identity
@@ -194,7 +194,7 @@ def main(environ: Mapping[str, str]) -> int:
         front = Front(folder, settings, bundle, environ)
     except FindingsError as error:
         say(f"not started: {error.findings[0].message}; {error.findings[0].fix}")
-        return NOT_STARTED
+        return NOT_SET_UP
     except (CodecError, OSError, ValueError) as error:
         say(f"not started: {error}")
         return NOT_STARTED

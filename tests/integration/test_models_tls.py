@@ -24,10 +24,10 @@ import ports
 from certificates import CLIENT, SERVER, Authority, Faulty
 from fronts import ECHO, Replica, until
 from headgate.evidence import PairKind, Result
-from headgate.findings import FindingsError
+from headgate.fault import Fault
 from headgate.table import EndpointRoute, Mirror, RouteRevision, RouteTable, seal
 from headgate.testing import deployment
-from headgate.workload import HEALTH, TLS
+from headgate.workload import HEALTH, NOT_SET_UP, TLS
 from headgate_controllers import smoke
 from headgate_kit import followed, identity, listen
 from headgate_kit.identity import Identity
@@ -347,14 +347,15 @@ def test_the_smoke_request_is_asked_by_mutual_tls(start: Start, tmp_path: Path) 
     assert verdict.result is Result.PASS
     assert look is not None
     theirs = THEM.issue(tmp_path / "theirs", CLIENT, trusts=US.pem)
-    verdict, look = smoke.ask(model.url, blue, b"{}", certificate=theirs)
-    assert (verdict.result, look) == (Result.FAIL, None)
-    assert "it does not take the controller's certificate (upstream-tls)" in verdict.explanation
     distrusts = US.issue(tmp_path / "distrusts", CLIENT, trusts=THEM.pem)
-    verdict, look = smoke.ask(model.url, blue, b"{}", certificate=distrusts)
-    assert verdict.explanation.startswith("upstream-tls: its certificate was refused")
-    with pytest.raises(FindingsError, match="models-tls"):
-        smoke.ask(model.url, blue, b"{}", certificate=tmp_path / "nothing")
+    for shown, words in (
+        (theirs, "upstream-tls: it ended the handshake: it does not take the controller's certificate"),
+        (distrusts, "upstream-tls: its certificate was refused"),
+        (tmp_path / "nothing", "models-tls: .* has no tls.crt"),
+    ):
+        with pytest.raises(smoke.NotAsked, match=words) as met:
+            smoke.ask(model.url, blue, b"{}", certificate=shown)
+        assert met.value.held.fault is Fault.CERTIFICATES
 
 
 @BOTH
@@ -452,7 +453,7 @@ def test_a_front_without_its_files_says_so_and_does_not_start(
     files = US.issue(tmp_path / "server", SERVER)
     spoil(files)
     model = start(files)
-    assert model.process.wait(30) == 3
+    assert model.process.wait(30) == NOT_SET_UP
     assert f"not started: {files} {says}" in model.log.splitlines()[-1]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +15,7 @@ import pytest
 from headgate.actions import AskSmoke, End, EndSmoke, Run, StartSmoke, StopWorkflow, Submit
 from headgate.draft import Draft
 from headgate.evidence import Look, Result
+from headgate.fault import Fault
 from headgate.findings import TransientError
 from headgate.ports import Run as EngineRun
 from headgate.process import InstanceType, MetricSource, Settings
@@ -77,6 +80,8 @@ class Desk:
         self.settings = Settings(instance_types={"small": small})
         self.record = SqliteRecord(folder / "record.db")
         self.heads = Heads(self.record, lambda: 0.0)
+        self.folder = folder
+        self.repo = EndpointsRepo(str(folder / "endpoints-repo"), folder / "mirror.git")
         self.woken = threading.Event()
         self.kept: list[tuple[str, str, Look]] = []
         self.acts = Acts(
@@ -84,7 +89,7 @@ class Desk:
             platform=self.platform,
             engine=self.engine,
             servers={"score": ScoreServer("python")},
-            repo=EndpointsRepo(str(folder / "none"), folder / "mirror.git"),
+            repo=self.repo,
             workflow=lambda rollout: {"name": rollout.id},
             settings=lambda: self.settings,
             keep=lambda rollout, op, looks: self.kept.extend((rollout, op, look) for look in looks),
@@ -239,6 +244,45 @@ def test_answers_for_rollouts_that_another_took_the_place_of_are_not_held(desk: 
         desk.acts.perform(replace(head, rollout=rollout), AskSmoke(GREEN.revision, "http://127.0.0.1:9"))
         assert desk.woken.wait(30)
     assert [of for of, _ in desk.acts._smokes] == ["ro-fraud-2"]
+
+
+def test_a_sample_request_that_gets_no_connection_is_said_and_asked_again(desk: Desk) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as model:
+        address = f"http://127.0.0.1:{model.getsockname()[1]}"
+    head = asking(mirroring(), desk)
+    assert head.active
+    desk.acts.perform(head, AskSmoke(GREEN.revision, address))
+    assert desk.woken.wait(30)
+    assert desk.acts.smokes(head.active) == {}
+    assert desk.acts.unasked(head.active)[GREEN.revision].fault is Fault.UNREACHABLE
+    desk.acts._not_before.clear()
+    desk.woken.clear()
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_server((host, int(port))) as model:
+        desk.acts.perform(head, AskSmoke(GREEN.revision, address))
+        connection, _ = model.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1\r\n\r\n1")
+            assert desk.woken.wait(30)
+    assert desk.acts.smokes(head.active)[GREEN.revision].result is Result.PASS
+    assert desk.acts.unasked(head.active) == {}
+
+
+def asking(head: Head, desk: Desk) -> Head:
+    """The same, with a sample request in a repo."""
+    where = desk.folder / "endpoints-repo"
+    for command in (["init", "-q", str(where)], ["-C", str(where), "commit", "-q", "--allow-empty", "-m", "none"]):
+        if command[-1] == "none":
+            (where / "ask.json").write_text("{}")
+            subprocess.run(["git", "-C", str(where), "add", "."], check=True)
+            command = [command[0], command[1], "-c", "user.name=a", "-c", "user.email=a@b", *command[2:]]
+        subprocess.run(["git", *command], check=True)
+    desk.repo.fetch()
+    found = subprocess.run(["git", "-C", str(where), "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    assert head.active
+    asked = replace(GREEN, smoke_request=SourcePath("ask.json", "0" * 40))
+    wanted = replace(head.active.target, deployments={"green": asked})
+    return replace(head, rollout=replace(head.active, target=wanted, commit=found.stdout.strip()))
 
 
 def test_workflows_are_submitted_and_stopped_by_name(desk: Desk) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from headgate import codec
 from headgate.process import CatalogueSource
 from headgate.target import ModelPin, Order
+from headgate.workload import NOT_SET_UP
 from headgate_kit.catalogue import open_catalogue
 
 
@@ -46,8 +47,15 @@ def test_what_cannot_be_had_ends_with_why_in_the_last_line(tmp_path: Path) -> No
     assert "not what it was when it was pinned" in ended.stderr.splitlines()[-1]
     gone = fetched(Order(pin, None, str(into)))
     assert "headgate.yml has no catalogue `lake` any more" in gone.stderr.splitlines()[-1]
-    assert fetched({"into": 3}).returncode == 1
     assert not into.exists()
+
+
+def test_what_the_installation_lacks_ends_with_another_code(tmp_path: Path) -> None:
+    pin, _ = pinned(tmp_path)
+    unknown = CatalogueSource("attic", str(tmp_path / "models"))
+    ended = fetched(Order(pin, unknown, str(tmp_path / "replica/models/churn/7")))
+    assert (ended.returncode, "there is no kind `attic`" in ended.stderr.splitlines()[-1]) == (NOT_SET_UP, True)
+    assert fetched({"into": 3}).returncode == NOT_SET_UP, "an order that this image cannot read"
 
 
 def test_a_fetch_needs_nothing_that_a_build_s_image_lacks() -> None:

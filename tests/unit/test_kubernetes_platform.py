@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import certificates
+from headgate.fault import Fault
 from headgate.findings import TransientError
 from headgate.workload import Launch, Probe, Purpose, Replica, ReplicaState, Workload
 from headgate_controllers.platforms.kubernetes import KubernetesPlatform
@@ -255,7 +256,7 @@ def test_what_the_cluster_refuses_is_given_up_with_its_words_and_tried_again(des
     desk.server.denied.add(("patch", "deployments"))
     desk.platform.apply(ONE)
     (refused,) = desk.wait(lambda r: r[0].state is ReplicaState.FAILED)
-    assert "forbidden" in refused.message
+    assert ("forbidden" in refused.message, refused.fault) == (True, Fault.RIGHTS)
     desk.server.denied.clear()
     desk.ready()
 
@@ -265,7 +266,7 @@ def test_a_quota_is_said_in_the_clusters_words(desk: Desk) -> None:
     desk.platform.apply(replace(ONE, replicas=2))
     found = desk.wait(lambda r: all(x.state is ReplicaState.FAILED for x in r))
     assert [r.index for r in found] == [0, 1]
-    assert all("exceeded quota: team" in r.message for r in found)
+    assert all("exceeded quota: team" in r.message and r.fault is None for r in found)
     desk.nodes.refusal = ""
     desk.ready(2)
 
@@ -291,7 +292,7 @@ def test_an_evicted_pod_is_no_replica_but_says_why_there_is_none(desk: Desk) -> 
 def test_a_folder_is_no_image(desk: Desk) -> None:
     desk.platform.apply(replace(ONE, image=""))
     (found,) = desk.wait(lambda r: len(r) == 1)
-    assert (found.state, "`oci`" in found.message) == (ReplicaState.FAILED, True)
+    assert (found.state, found.fault, "`oci`" in found.message) == (ReplicaState.FAILED, Fault.BUILDER, True)
     assert desk.server.all("deployments") == []
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from headgate.workload import Replica, ReplicaState
+from headgate.fault import Fault
+from headgate.workload import NOT_SET_UP, Replica, ReplicaState
 from headgate_controllers.platforms.kubernetes import pods
 from headgate_controllers.platforms.kubernetes.pods import Patience
 from kubenodes import condition, running, waiting
@@ -47,25 +48,25 @@ UNSCHEDULABLE = {
 
 
 @pytest.mark.parametrize(
-    ("status", "within_s", "words"),
+    ("status", "within_s", "words", "fault"),
     [
-        pytest.param(UNSCHEDULABLE, 600, ("no node takes it", "Insufficient nvidia.com/gpu"), id="unschedulable"),
+        pytest.param(UNSCHEDULABLE, 600, ("no node takes it", "Insufficient nvidia.com/gpu"), None, id="unschedulable"),
         pytest.param(
-            waiting("ImagePullBackOff", "not found"), 120, ("image cannot be pulled", "not found"), id="image back-off"
+            waiting("ImagePullBackOff", "gone"), 120, ("image cannot be pulled", "gone"), Fault.IMAGE, id="back-off"
         ),
-        pytest.param(waiting("ErrImagePull", "401"), 120, ("image cannot be pulled", "401", "credentials"), id="image"),
+        pytest.param(waiting("ErrImagePull", "401"), 120, ("pulled", "401", "credentials"), Fault.IMAGE, id="image"),
         pytest.param(
-            waiting("CreateContainerConfigError", 'secret "k" not found'), 60, ("cannot be started", '"k"'), id="secret"
+            waiting("CreateContainerConfigError", 'secret "k" not found'), 60, ("be started", '"k"'), None, id="secret"
         ),
-        pytest.param(running(ready=False), 30, ("/ready does not answer 200",), id="never ready"),
+        pytest.param(running(ready=False), 30, ("/ready does not answer 200",), None, id="never ready"),
     ],
 )
 def test_one_that_was_never_ready_is_given_up_within_a_stated_time(
-    status: dict[str, Any], within_s: float, words: tuple[str, ...]
+    status: dict[str, Any], within_s: float, words: tuple[str, ...], fault: Fault | None
 ) -> None:
-    assert seen(status, within_s - 1).state is STARTING
+    assert (seen(status, within_s - 1).state, seen(status, within_s - 1).fault) == (STARTING, None)
     given_up = seen(status, within_s)
-    assert given_up.state is FAILED
+    assert (given_up.state, given_up.fault) == (FAILED, fault)
     assert all(word in given_up.message for word in words)
 
 
@@ -88,6 +89,16 @@ def test_the_third_death_without_ever_being_ready_is_the_last(restarts: int, exp
     found = seen(waiting("CrashLoopBackOff", restarts=restarts, last=OOM))
     assert (found.state, found.restarts) == (expected, restarts)
     assert seen(waiting("CrashLoopBackOff", restarts=9, last=OOM), ever_ready=True).state is RESTARTING
+
+
+@pytest.mark.parametrize(("code", "fault"), [(NOT_SET_UP, Fault.CERTIFICATES), (3, None)], ids=["its files", "model"])
+def test_a_front_that_lacks_its_certificate_is_told_from_one_whose_model_does_not_load(
+    code: int, fault: Fault | None
+) -> None:
+    ended = {"exitCode": code, "message": "headgate: not started: /tls has no tls.crt"}
+    for status in (waiting("CrashLoopBackOff", restarts=2, last=ended), running(ready=False, restarts=3)):
+        status["containerStatuses"][0]["lastState"] = {"terminated": ended}
+        assert (seen(status).state, seen(status).fault) == (FAILED, fault)
 
 
 def test_one_that_was_given_up_stays_so_while_it_tries_again() -> None:
@@ -158,25 +169,32 @@ AVAILABLE = condition("Progressing", "True", reason="NewReplicaSetAvailable")
 
 
 def test_a_pod_that_the_cluster_does_not_make_is_given_up_after_a_minute_with_its_words() -> None:
-    state, text = pods.missing(deployment(REFUSED), [], NOW + 59, Patience())
+    state, text, _ = pods.missing(deployment(REFUSED), [], NOW + 59, Patience())
     assert state is STARTING
     assert text.endswith("exceeded quota: team; raise the quota, or ask for less")
     assert pods.missing(deployment(DENIED), [], NOW, Patience())[1].endswith(
         "; change what the rule asks for, or the rule"
     )
-    assert pods.missing(deployment(REFUSED), [], NOW + 60, Patience())[0] is FAILED
+    assert pods.missing(deployment(REFUSED), [], NOW + 60, Patience())[::2] == (FAILED, None)
     assert pods.missing(deployment(REFUSED, AVAILABLE), [], NOW + 1e6, Patience())[0] is STARTING
 
 
 def test_pods_that_are_lost_one_after_the_other_are_given_up() -> None:
     evicted = pod({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."})
-    state, text = pods.missing(deployment(), [evicted], NOW, Patience())
+    state, text, _ = pods.missing(deployment(), [evicted], NOW, Patience())
     assert (state, text) == (
         STARTING,
         "the one before it was lost: Evicted: The node was low on resource: memory.",
     )
     assert pods.missing(deployment(), [evicted] * 3, NOW, Patience())[0] is FAILED
     assert pods.missing(deployment(AVAILABLE), [evicted] * 3, NOW, Patience())[0] is STARTING
+
+
+def test_a_webhook_that_does_not_answer_is_no_fault_of_the_deployment() -> None:
+    said = 'Internal error occurred: failed calling webhook "pods.team": connection refused'
+    away = condition("ReplicaFailure", "True", message=said, at="2026-01-01T00:00:00Z")
+    assert pods.missing(deployment(away), [], NOW + 59, Patience())[::2] == (STARTING, None)
+    assert pods.missing(deployment(away), [], NOW + 60, Patience())[::2] == (FAILED, Fault.WEBHOOK)
 
 
 def fetching(state: dict[str, Any], last: dict[str, Any] | None = None, restarts: int = 0) -> dict[str, Any]:
@@ -198,6 +216,7 @@ RETRIES = {"waiting": {"reason": "CrashLoopBackOff"}}
         pytest.param(fetching({"running": {}}, {"terminated": GONE}, 1), STARTING, "the model churn:7", id="again"),
         pytest.param(fetching(RETRIES, {"terminated": GONE}, 2), FAILED, "the model churn:7", id="third"),
         pytest.param(fetching({"terminated": {"exitCode": 0}}), STARTING, "", id="fetched"),
+        pytest.param(fetching({"waiting": {"reason": "ErrImagePull"}}), STARTING, "be pulled: ErrImagePull", id="pull"),
         pytest.param(fetching({"waiting": {"reason": "PodInitializing"}}), STARTING, "", id="not yet"),
     ],
 )
@@ -208,3 +227,9 @@ def test_a_model_that_cannot_be_fetched_is_told_with_the_end_of_its_log(
     assert (found.state, words in found.message) == (state, True), found
     assert found.logs["storage-initializer"] == found.logs["inference-server"]
     assert "storage-initializer" not in seen(running()).logs
+
+
+def test_a_store_of_models_that_is_away_is_told_from_a_model_that_changed() -> None:
+    away = {"exitCode": NOT_SET_UP, "message": "headgate: connection refused\n"}
+    assert seen(fetching(RETRIES, {"terminated": away}, 2)).fault is Fault.CATALOGUE
+    assert seen(fetching(RETRIES, {"terminated": GONE}, 2)).fault is None

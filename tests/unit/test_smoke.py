@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import pytest
 
 from headgate.codec import canonical, decode
 from headgate.evidence import Look, Result
+from headgate.fault import Fault
 from headgate.testing import deployment
 from headgate_controllers import smoke
 
@@ -97,8 +99,27 @@ def test_a_stream_without_an_end_does_not_hold_the_smoke_test(
     assert smoke.ask(model.url, GREEN, b"{}")[0].result is Result.FAIL
 
 
-def test_no_answer_and_no_request_are_verdicts_without_evidence() -> None:
-    verdict, look = smoke.ask("http://127.0.0.1:9", GREEN, b"{}")
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\ncontent-le"], ids=["nothing", "half a head"])
+def test_a_model_that_breaks_off_fails(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_break_off, args=(listener, answer))
+        thread.start()
+        verdict, look = smoke.ask(f"http://127.0.0.1:{listener.getsockname()[1]}", GREEN, b"{}")
+        thread.join()
     assert (verdict.result, look) == (Result.FAIL, None)
+    assert "the sample request broke off" in verdict.explanation
+
+
+def _break_off(listener: socket.socket, answer: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(65_536)
+        connection.sendall(answer)
+
+
+def test_who_gets_no_connection_has_asked_nothing_and_no_request_is_a_pass() -> None:
+    with pytest.raises(smoke.NotAsked, match="no connection to a replica that is ready") as met:
+        smoke.ask("http://127.0.0.1:9", GREEN, b"{}")
+    assert met.value.held.fault is Fault.UNREACHABLE
     verdict, look = smoke.ask("http://127.0.0.1:9", GREEN, None)
     assert (verdict.result, look) == (Result.PASS, None)

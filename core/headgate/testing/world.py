@@ -16,6 +16,7 @@ from headgate.control import OpReply, OpRequest, OpState
 from headgate.decide import step
 from headgate.draft import Draft, Seen
 from headgate.evidence import Result, Verdict
+from headgate.fault import Fault, Held
 from headgate.intent import accept, forget, operate
 from headgate.rollout import Event, Head, State
 from headgate.routing import route, same
@@ -42,6 +43,8 @@ class World:
     smoke_result: Result = Result.PASS
     smokes: dict[tuple[str, str], Verdict] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)  # revisions whose replicas never get ready
+    fault: Fault | None = None  # of the installation: whoever gets broken is so by it
+    unasked: Held | None = None  # of the installation: no sample request gets through
     room: Fit | None = None  # what an op that starts replicas is told of the cluster
     pool: int = 1_000  # replicas that find a place; the others wait for one
     reverted: list[str] = field(default_factory=list)  # op keys, in order
@@ -68,6 +71,7 @@ class World:
             workflows=dict(self.workflows),
             verdicts=verdicts,
             result=self.result if verdicts else None,
+            unasked={r.revision: self.unasked for r in self.replicas.values()} if self.unasked else {},
             smokes={r: v for (ro, r), v in self.smokes.items() if rollout and ro == rollout.id},
         )
 
@@ -166,7 +170,7 @@ class World:
             case EndSmoke(revision):
                 self._have(revision, Purpose.SMOKE, 0)
             case AskSmoke(revision, _):
-                if self.head.rollout:
+                if self.head.rollout and self.unasked is None:
                     self.smokes[(self.head.rollout.id, revision)] = verdict(self.smoke_result, "smoke")
             case Submit(workflow):
                 self.workflows.setdefault(workflow, "Running")
@@ -191,7 +195,9 @@ class World:
         waiting = [key for key, replica in self.replicas.items() if not replica.address]
         for key in waiting[: max(0, self.pool - (len(self.replicas) - len(waiting)))]:
             state = ReplicaState.FAILED if key[0] in self.broken else ReplicaState.READY
-            self.replicas[key] = replace(self.replicas[key], state=state, address=f"http://{key[0]}-{key[2]}")
+            fault = self.fault if state is ReplicaState.FAILED else None
+            address = f"http://{key[0]}-{key[2]}"
+            self.replicas[key] = replace(self.replicas[key], state=state, address=address, fault=fault)
 
     def _revert(self, op_key: str) -> None:
         if op_key not in self.reverted:

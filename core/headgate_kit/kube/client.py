@@ -43,6 +43,10 @@ class Gone(HeadgateError):
     """A watch cannot carry on: list again."""
 
 
+class Forbidden(TerminalError):
+    """A right is missing, which is not what a quota or an admission rule says no for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     type: str  # ADDED | MODIFIED | DELETED | BOOKMARK
@@ -353,7 +357,7 @@ def _error(code: int, status: Mapping[str, Any], doing: str, after_s: float = 0.
     if code == 429 or code >= 500:
         told = (status.get("details") or {}).get("retryAfterSeconds") or after_s or 1.0
         return TransientError(said, retry_after_s=min(float(told), MOST_PATIENCE_S))
-    return TerminalError(said)
+    return Forbidden(said) if code == FORBIDDEN and NO_RIGHT.search(said) else TerminalError(said)
 
 
 def _lines(stream: Any) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import uv
 
-from headgate.findings import Finding, Place, SpecError, TransientError
+from headgate.findings import Finding, Place, SpecError, TerminalError, TransientError
 from headgate.target import EnvironmentPin
 from headgate_kit.files import FULL, DiskFull, write_json
 
@@ -28,8 +28,10 @@ DISK_WORDS = ("No space left on device", "os error 28", "Disk quota exceeded")
 # What an installer says when the network or the index failed rather than the request.
 NETWORK_WORDS = (
     "error sending request", "dns error", "timed out", "Connection refused", "Connection reset", "connection closed",
-    "502 Bad Gateway", "503 Service Unavailable", "504 Gateway", "429 Too Many",
+    "500 Internal Server Error", "502 Bad Gateway", "503 Service Unavailable", "504 Gateway", "429 Too Many",
 )  # fmt: skip
+# And when the index does not let us in: nobody's commit.
+REFUSAL_WORDS = ("could not be queried due to", "401 Unauthorized", "403 Forbidden", "407 Proxy", "invalid peer")
 
 
 class Environments:
@@ -138,6 +140,8 @@ def _uv(arguments: Sequence[str], log: Path, pin: EnvironmentPin) -> None:
         raise DiskFull(log)
     if any(word in words for word in NETWORK_WORDS):
         raise TransientError(f"the package index could not be reached: {words}", retry_after_s=5.0)
+    if any(word in words for word in REFUSAL_WORDS):
+        raise TerminalError(f"the package index refuses this installation: {words}")
     raise SpecError(_unresolved(pin, words))
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from headgate.findings import ConflictError, HeadgateError, TransientError
+from headgate_kit.kube import Forbidden
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Trouble:
     since: float  # seconds since the epoch
     text: str
     refused: bool  # the server does not want it; else it could not be asked
+    rights: bool = False  # because we may not
 
 
 class Hand(Generic[K]):
@@ -126,7 +128,9 @@ class Hand(Generic[K]):
         same = before is not None and before.refused == refused
         if before is None or before.text != str(error):
             log.warning("%s: %s; tried again in %.1f s", key, error, rest)
-        self._troubles[key] = Trouble(before.since if same and before else time.time(), str(error), refused)
+        self._troubles[key] = Trouble(
+            before.since if same and before else time.time(), str(error), refused, isinstance(error, Forbidden)
+        )
         with self._news:
             due = self._due.setdefault(key, _Due(time.monotonic() + rest))
             due.pause_s = min(pause_s * 2, BACKOFF_S[1])

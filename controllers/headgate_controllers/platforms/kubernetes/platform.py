@@ -16,6 +16,7 @@ from typing import Any
 
 from headgate import codec
 from headgate.capacity import Inventory
+from headgate.fault import Fault
 from headgate.findings import Finding, TransientError
 from headgate.workload import Purpose, Replica, ReplicaState, Workload, object_name
 from headgate_controllers.options import MODELS_TLS
@@ -222,26 +223,26 @@ class KubernetesPlatform:
         free = [i for i in range(wanted) if i not in taken][: max(0, wanted - len(taken))]
         if not free:
             return []
-        state, message = self._why_missing(key, deployment, lost, now)
+        state, message, fault = self._why_missing(key, deployment, lost, now)
         labels = (deployment or {}).get("metadata", {}).get("labels", {})
         name = asked.deployment if asked else labels.get(render.DEPLOYMENT, "")
-        return [Replica(key[0], name, key[1], i, key[2], state, message=message) for i in free]
+        return [Replica(key[0], name, key[1], i, key[2], state, message=message, fault=fault) for i in free]
 
     def _why_missing(
         self, key: Key, deployment: Object | None, lost: list[Object], now: float
-    ) -> tuple[ReplicaState, str]:
+    ) -> tuple[ReplicaState, str, Fault | None]:
         asked = self._asked.get(key)
         if asked is not None and not asked.image:
-            return ReplicaState.FAILED, (
-                "its build made a folder, and a cluster runs images: build with `oci`, or run on `process`"
-            )
+            text = "its build made a folder, and a cluster runs images: build with `oci`, or run on `process`"
+            return ReplicaState.FAILED, text, Fault.BUILDER
         trouble = self._hand.trouble(key)
         if trouble is not None:
             over = trouble.refused and now - trouble.since >= self._patience.refused_s
             text = trouble.text + ("; mend what refuses it, or correct the deployment" if trouble.refused else "")
-            return ReplicaState.FAILED if over else ReplicaState.STARTING, text
+            fault = Fault.RIGHTS if over and trouble.rights else None
+            return ReplicaState.FAILED if over else ReplicaState.STARTING, text, fault
         if deployment is None:
-            return ReplicaState.STARTING, ""
+            return ReplicaState.STARTING, "", None
         return pods.missing(deployment, lost, now, self._patience)
 
     def _pod_changed(self, pod: Object, gone: bool) -> None:

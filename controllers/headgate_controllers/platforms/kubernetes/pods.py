@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from headgate import codec
-from headgate.workload import READY_PATH, Purpose, Replica, ReplicaState
+from headgate.fault import Fault
+from headgate.workload import NOT_SET_UP, READY_PATH, Purpose, Replica, ReplicaState
 from headgate_controllers.platforms import lastwords
 from headgate_controllers.platforms.kubernetes.render import (
     DEPLOYMENT,
@@ -30,6 +31,7 @@ Object = Mapping[str, Any]
 DEFAULT_READY_S = 310.0
 
 IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError")
+NO_WEBHOOK = "failed calling webhook"  # the API server's words for one that is away; one that says no is "denied"
 CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PostStartHookError")
 
 
@@ -126,7 +128,26 @@ def replica(pod: Object, index: int, now: float, patience: Patience, *, ever_rea
         restarts=int(container.get("restartCount", 0)),
         message=message,
         logs=dict.fromkeys(kinds, pod["metadata"]["name"]),
+        fault=_fault(status, container) if state is ReplicaState.FAILED else None,
     )
+
+
+def _fault(status: Object, container: Object) -> Fault | None:
+    """Of a replica that is given up: what of it is the installation's."""
+    initializer = _initializer(status)
+    for one in (initializer, container):
+        waiting = (one.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in IMAGE:
+            return Fault.IMAGE  # Headgate named it and pushed it
+    if _last(initializer).get("exitCode") == NOT_SET_UP:
+        return Fault.CATALOGUE
+    return Fault.CERTIFICATES if _last(container).get("exitCode") == NOT_SET_UP else None
+
+
+def _last(container: Object) -> Object:
+    """How it ended last; empty: it has not."""
+    now, before = container.get("state") or {}, container.get("lastState") or {}
+    return now.get("terminated") or before.get("terminated") or {}
 
 
 def _address(ip: str, *, secured: bool) -> str:
@@ -141,7 +162,7 @@ def _judged(
     if scheduled.get("status") == "False":
         text = f"no node takes it: {scheduled.get('message', '')}; free some room, or change the instance type"
         return _waits(seconds(scheduled.get("lastTransitionTime")), now, patience.node_s, ever_ready, text)
-    fetching = _fetching(_initializer(pod.get("status") or {}), patience, ever_ready)
+    fetching = _fetching(pod, _initializer(pod.get("status") or {}), now, patience, ever_ready)
     if fetching is not None:
         return fetching
     state = container.get("state") or {}
@@ -154,14 +175,17 @@ def _judged(
     return ReplicaState.STARTING, ""
 
 
-def _fetching(initializer: Object, patience: Patience, ever_ready: bool) -> tuple[ReplicaState, str] | None:
+def _fetching(
+    pod: Object, initializer: Object, now: float, patience: Patience, ever_ready: bool
+) -> tuple[ReplicaState, str] | None:
     """None: there is nothing to fetch, it is fetched, or that container has the troubles any other has."""
     state = initializer.get("state") or {}
     if not state or state.get("terminated", {}).get("exitCode") == 0:
         return None
     last = state.get("terminated") or (initializer.get("lastState") or {}).get("terminated")
     if "waiting" in state and last is None:
-        return None
+        known = state["waiting"].get("reason") in (*IMAGE, *CONFIG)
+        return _waiting(pod, initializer, now, patience, ever_ready) if known else None
     if last is None:
         return ReplicaState.STARTING, "its model is being fetched"
     failed, why = _died(initializer, last, patience, ever_ready)
@@ -237,7 +261,9 @@ def _running(
 # --- pods that are not there ----------------------------------------------------------------------------------------
 
 
-def missing(deployment: Object, lost: Sequence[Object], now: float, patience: Patience) -> tuple[ReplicaState, str]:
+def missing(
+    deployment: Object, lost: Sequence[Object], now: float, patience: Patience
+) -> tuple[ReplicaState, str, Fault | None]:
     """Why a Deployment has fewer pods than asked for.
 
     Args:
@@ -247,13 +273,15 @@ def missing(deployment: Object, lost: Sequence[Object], now: float, patience: Pa
     refused = _condition(deployment, "ReplicaFailure")
     if refused.get("status") == "True":
         said = str(refused.get("message", ""))
+        away = NO_WEBHOOK in said
         fix = "raise the quota, or ask for less" if "quota" in said else "change what the rule asks for, or the rule"
-        text = f"the cluster does not make its pod: {said}; {fix}"
-        return _waits(seconds(refused.get("lastTransitionTime")), now, patience.refused_s, ever, text)
+        text = f"the cluster does not make its pod: {said}; {'mend the webhook' if away else fix}"
+        state, text = _waits(seconds(refused.get("lastTransitionTime")), now, patience.refused_s, ever, text)
+        return state, text, Fault.WEBHOOK if away and state is ReplicaState.FAILED else None
     if lost:
         text = why_lost(lost[-1])
-        return ReplicaState.FAILED if not ever and len(lost) >= patience.lost else ReplicaState.STARTING, text
-    return ReplicaState.STARTING, ""
+        return ReplicaState.FAILED if not ever and len(lost) >= patience.lost else ReplicaState.STARTING, text, None
+    return ReplicaState.STARTING, "", None
 
 
 def why_lost(pod: Object) -> str:
