@@ -150,6 +150,7 @@ class Copying(Listener):
     __slots__ = (
         "_attempts",
         "_connection",
+        "_counted",
         "_ends",
         "_first_ms",
         "_headed",
@@ -172,6 +173,7 @@ class Copying(Listener):
         # A target that ends each connection is not to cost two of them for a copy that nobody waits for.
         self._attempts = Attempts(copy.mirror.target.copies, may_repeat=True, streams=False, insists=False)
         self._replica: Replica
+        self._counted = False  # among the requests in flight to `_replica`
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._started = time.monotonic()
@@ -201,6 +203,7 @@ class Copying(Listener):
             return
         connection = replica.pooled(self._attempts.max_idle_s, time.monotonic())
         replica.in_flight += 1
+        self._counted = True
         if connection is not None:
             self._start(connection)
         else:
@@ -221,15 +224,11 @@ class Copying(Listener):
             connection = await replica.connect(Connection, left)
         except UpstreamError as error:
             self._task = None
-            replica.in_flight -= 1
+            self._uncount()
             if isinstance(error, Unreachable) and self._attempts.unreachable(replica):
                 self._ask()
             else:
                 self._unanswered(error)
-        except BaseException:
-            self._task = None
-            replica.in_flight -= 1
-            raise
         else:
             self._task = None
             self._start(connection)
@@ -336,11 +335,17 @@ class Copying(Listener):
         self._mirrors.failed(self)
 
     def _let_go(self) -> None:
+        self._uncount()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.listener = None
-            self._replica.in_flight -= 1
             self._replica.give_back(connection)
+
+    def _uncount(self) -> None:
+        """Here, not in the task that waits: one that is cancelled before its first step undoes nothing."""
+        if self._counted:
+            self._counted = False
+            self._replica.in_flight -= 1
 
     def _elapsed(self) -> float:
         return (time.monotonic() - self._started) * 1000

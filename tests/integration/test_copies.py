@@ -187,6 +187,29 @@ def test_a_request_that_was_cut_is_copied_and_makes_no_pair(tmp_path: Path, cut:
     run(scenario())
 
 
+def test_a_copy_that_is_ended_before_it_is_on_its_way_leaves_no_request_counted_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task that waits for a connection has not taken its first step then, and never takes it."""
+    begin = copies.Copying.begin
+
+    def ends(copying: copies.Copying) -> None:
+        begin(copying)
+        copying.abandon()
+
+    async def scenario() -> None:
+        stable, candidate = await Model(ok(b"1")).start(), await Model(ok(b"2")).start()
+        async with router(tmp_path) as system:
+            target, compare = mirrored_to(candidate)
+            system.route(revision("rev", 1000, stable), target, mirrors=(compare,))
+            monkeypatch.setattr(copies.Copying, "begin", ends)
+            await system.post()
+            await system.settled()
+            assert at_rest(system)
+
+    run(scenario())
+
+
 def found(system: System) -> LiveRoute:
     live = system.worker.routes.find("e")
     assert live is not None
