@@ -12,8 +12,8 @@ import json
 import logging
 import socket
 import ssl
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from headgate.findings import Finding, FindingsError, Place
@@ -96,7 +96,7 @@ class Entrance:
         while True:
             await self._room.acquire()
             try:
-                connection, _ = await loop.sock_accept(self._sock)
+                connection = await self._accepted()
             except OSError as error:  # the caller has left already, or this process has no descriptor left
                 self._room.release()
                 log.debug("a connection was not accepted: %s", error)
@@ -108,6 +108,14 @@ class Entrance:
             task = loop.create_task(self._greet(connection))
             self._greeting.add(task)
             task.add_done_callback(self._greeted)
+
+    async def _accepted(self) -> socket.socket:
+        """Taken in the step that hands it on: one that is ended while it waits takes none along with it."""
+        while True:
+            with _watched(self._sock) as readable:
+                await readable
+            with suppress(BlockingIOError):  # another worker was faster
+                return self._sock.accept()[0]
 
     def _greeted(self, task: asyncio.Task[None]) -> None:
         self._greeting.discard(task)
@@ -140,21 +148,28 @@ async def _peeked(connection: socket.socket) -> int | None:
 
     Looked for once more when the time is over: a loop that was held up finds time and byte at once.
     """
+    with _watched(connection) as readable:
+        await asyncio.wait([readable], timeout=FIRST_BYTE_S)
+    first = connection.recv(1, socket.MSG_PEEK)
+    return first[0] if first else None
+
+
+@contextmanager
+def _watched(sock: socket.socket) -> Iterator[asyncio.Future[None]]:
+    """Done when there is something to read, or to accept."""
     loop = asyncio.get_running_loop()
     readable: asyncio.Future[None] = loop.create_future()
 
     def ready() -> None:
-        loop.remove_reader(connection)
+        loop.remove_reader(sock)
         if not readable.done():
             readable.set_result(None)
 
-    loop.add_reader(connection, ready)
+    loop.add_reader(sock, ready)
     try:
-        await asyncio.wait([readable], timeout=FIRST_BYTE_S)
+        yield readable
     finally:
-        loop.remove_reader(connection)
-    first = connection.recv(1, socket.MSG_PEEK)
-    return first[0] if first else None
+        loop.remove_reader(sock)
 
 
 async def _turn_away(connection: socket.socket) -> None:

@@ -276,6 +276,31 @@ def test_a_worker_that_is_held_up_for_longer_than_a_caller_may_wait_greets_it_al
     run(scenario())
 
 
+@pytest.mark.parametrize("turns", range(5))
+def test_a_door_that_closes_takes_no_connection_along_that_it_has_not_greeted(tmp_path: Path, turns: int) -> None:
+    """Whatever the loop has got to with it by then: other workers have the same socket."""
+
+    async def scenario() -> None:
+        files = certificates.write(tmp_path)
+        shared = listen.bind("127.0.0.1", 0)
+        door = tls.Entrance(shared, Certificate(files.chain, files.key), asyncio.Protocol)
+        await asyncio.sleep(0)
+        with socket.create_connection(shared.getsockname()) as caller:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            door.close()
+            if door._greeting:
+                caller.sendall(b"no TLS")
+                assert (await asyncio.to_thread(caller.recv, 12)) == b"HTTP/1.1 400"
+            else:
+                shared.accept()[0].close()
+        await door.wait_closed()
+        shared.close()
+
+    with asyncio.Runner() as runner:
+        runner.run(asyncio.wait_for(scenario(), 30))
+
+
 def test_a_drain_ends_the_door_and_lets_an_answer_end(tmp_path: Path) -> None:
     async def scenario() -> None:
         files = certificates.write(tmp_path)
