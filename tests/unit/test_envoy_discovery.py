@@ -10,6 +10,9 @@ import pytest
 
 from headgate_router.dataplanes.envoy import discovery
 from headgate_router.dataplanes.envoy.discovery import CLUSTERS, Discovery, Refused
+from headgate_router.dataplanes.envoy.plane import Plane
+from headgate_router.dataplanes.envoy.probes import Probes
+from headgate_router.tunnels import Limits
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -93,5 +96,17 @@ def test_who_closes_holds_no_question() -> None:
         await asyncio.sleep(0)
         one.close()
         assert await asking is None
+
+    run(scenario())
+
+
+def test_that_a_table_was_refused_is_not_said_of_the_next_one() -> None:
+    async def scenario() -> None:
+        plane = Plane(Discovery(), Probes("probe", 1), lambda: None, lambda revision: (), Limits())
+        plane.refused = "no such field"
+        plane.push()
+        assert plane.refused == "", "also before its task has begun"
+        plane.stop()
+        await asyncio.sleep(0)
 
     run(scenario())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from headgate.findings import FindingsError
 from headgate_kit import listen
 from headgate_router.dataplanes.envoy import process
 from headgate_router.dataplanes.envoy.bootstrap import Door, Places, bootstrap
+from headgate_router.dataplanes.envoy.process import RUNNING, Command, Envoy
 from headgate_router.dataplanes.envoy.side import reserve, side_of, threads
 from headgate_router.main import parse
 
@@ -55,3 +58,56 @@ def test_no_table_is_in_what_envoy_is_started_with() -> None:
     assert "@" not in config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"][
         "http_filters"
     ][0]["typed_config"]["default_source_code"]["inline_string"].replace("@type", "")
+
+
+# In Envoy's place: its admin door. The first question of what runs gets no answer, then it is one request, then none.
+BUSY = """#!{python}
+import http.server, os, signal, socketserver, sys, threading
+asked = []
+class Admin(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.say(b"OK")
+    def do_GET(self):
+        asked.append(self.path)
+        if len(asked) == 1:
+            threading.Event().wait()
+        self.say(b"{running}: %d" % (len(asked) < 3))
+    def say(self, body):
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+def end(*_):
+    open({told!r}, "w").write(str(len(asked)))
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+Server({admin!r}, Admin).serve_forever()
+"""
+
+
+def test_a_drain_waits_for_callers_also_of_one_that_is_too_busy_to_say_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "ADMIN_S", 1.0)
+    monkeypatch.chdir(tmp_path)  # a short name for a socket
+    binary, told = tmp_path / "envoy", tmp_path / "told"
+    binary.write_text(BUSY.format(python=sys.executable, running=RUNNING, admin="admin", told=str(told)))
+    binary.chmod(0o700)
+
+    async def scenario() -> None:
+        envoy = Envoy(
+            Command(str(binary), 1, tmp_path, "admin"), {"node": {"id": "n"}}, lambda node: None, lambda line: None
+        )
+        running = asyncio.create_task(envoy.run())
+        async with asyncio.timeout(60):
+            while not Path("admin").exists():
+                await asyncio.sleep(0.01)
+            await envoy.end(60.0, 60.0)
+            await running
+
+    asyncio.run(scenario())
+    assert told.read_text() == "3"

@@ -62,6 +62,7 @@ class Plane:
     def push(self) -> None:
         """The table, or where replicas are, has changed."""
         self.stop()
+        self.refused = ""  # of the table before
         self._version += 1
         lead = self._lead(self._table(), str(self._version))
         self._leading = asyncio.get_running_loop().create_task(lead)
@@ -84,7 +85,6 @@ class Plane:
 
     async def _lead(self, table: RouteTable | None, version: str) -> None:
         offer, taken = self._discovery.offer, self._discovery.taken
-        self.refused = ""
         new = clusters(table, self._addresses, self._secrets) if table is not None else {}
         self._clusters |= new
         try:

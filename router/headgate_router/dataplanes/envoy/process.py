@@ -163,15 +163,24 @@ class Envoy:
             tunnels_s: how long tunnels are waited for, when nothing else runs.
         """
         self._ending = True
-        if not self.running:
-            return
-        with suppress(TimeoutError, *SILENT):
-            await ask(self._command.admin, "POST", "/drain_listeners")
-            async with asyncio.timeout(seconds):
-                tunnels_until = asyncio.get_running_loop().time() + tunnels_s
-                while await self._waited_for(tunnels_until):
-                    await asyncio.sleep(POLL_S)
+        if seconds > 0 and self.running:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._drained(tunnels_s)
         self._signal(signal.SIGTERM)
+
+    async def _drained(self, tunnels_s: float) -> None:
+        """Until nothing runs. One that is too busy to answer is asked again: whoever it answers is waited for."""
+        told = False
+        tunnels_until = asyncio.get_running_loop().time() + tunnels_s
+        while self.running:
+            with suppress(*SILENT):
+                if not told:
+                    await ask(self._command.admin, "POST", "/drain_listeners")
+                    told = True
+                if not await self._waited_for(tunnels_until):
+                    return
+            await asyncio.sleep(POLL_S)
 
     async def _waited_for(self, tunnels_until: float) -> bool:
         """Raises as `stats`."""
