@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from contextlib import suppress
 
 
 class News:
@@ -17,9 +18,9 @@ class News:
         self._loop = loop
 
     def ring(self, topic: str) -> None:
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._ring, topic)
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it is closed, perhaps just now: nobody waits any more
+                self._loop.call_soon_threadsafe(self._ring, topic)
 
     def _ring(self, topic: str) -> None:
         # Whoever waits holds the event itself, so a fresh one for the next waiters loses no ring.
