@@ -51,17 +51,10 @@ class Evidence:
         Raises:
             TransientError: it cannot be stored now; the worker keeps it and sends it again.
         """
-        if request.sequence <= self._record.received(request.worker, request.boot):
-            return ()
-        looks: dict[tuple[str, str], list[Look]] = defaultdict(list)
-        touched = []
-        for batch in request.batches:
-            head = self._heads.get(batch.endpoint)
-            op = self._running(head, batch)
-            if op is not None and head.active is not None:
-                looks[(head.active.id, op.name)].append(self._look(head, head.active, op, batch))
-                touched.append(batch.endpoint)
-        with self._storing:
+        with self._storing:  # from the look at what was received: it may be sent again while it is stored
+            if request.sequence <= self._record.received(request.worker, request.boot):
+                return ()
+            looks = self._looks(request)
             self._record.receive(request.worker, request.boot, request.sequence, looks)
             for key, found in looks.items():
                 self._keep(key, found)
@@ -69,7 +62,17 @@ class Evidence:
         with self._lock:
             for batch in known:
                 self._count(batch)
-        return tuple(touched)
+        return tuple(self._heads.endpoint_of(rollout) for rollout, _ in looks)
+
+    def _looks(self, request: ExchangeRequest) -> dict[tuple[str, str], list[Look]]:
+        """By rollout and op."""
+        looks: dict[tuple[str, str], list[Look]] = defaultdict(list)
+        for batch in request.batches:
+            head = self._heads.get(batch.endpoint)
+            op = self._running(head, batch)
+            if op is not None and head.active is not None:
+                looks[(head.active.id, op.name)].append(self._look(head, head.active, op, batch))
+        return looks
 
     def note(self, head: Head, *, approvals: Sequence[Approval] = (), samples: Sequence[Sample] = ()) -> bool:
         """Evidence that no router brings, as a look of the running op. False: nothing is judged just now.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,3 +241,37 @@ def test_words_are_new_when_a_conclusion_is_and_every_few_seconds(desk: Desk) ->
     assert all(number - said < 2 * SAID_EVERY_S for number, said in enumerate(looks, 1))
     at_once = Judge(desk.evidence, {"error-rate": error_rate})
     assert at_once.verdicts(head) == desk.judge.verdicts(head)
+
+
+class Counting(SqliteRecord):
+    """Counts how often it was asked what was received; holds who asks until `most` have."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        super().__init__(path)
+        self.asked = threading.Barrier(most)
+
+    def received(self, worker: str, boot: str) -> int:
+        known = super().received(worker, boot)
+        with suppress(threading.BrokenBarrierError):
+            self.asked.wait(1.0)
+        return known
+
+
+def test_a_batch_that_is_sent_again_while_it_is_stored_is_one_look(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    rollout, name, generation = op(desk.be(mirroring()))
+    desk.record.close()
+    desk.record = Counting(tmp_path / "record.db", 2)
+    desk.restart()
+    assert desk.evidence.looks(rollout, name) == []
+    batch = Batch("fraud", generation, 1.0, {B: counts(80)}, {G: counts(20)})
+    sent = [threading.Thread(target=desk.receive, args=(batch,), kwargs={"sequence": 1}) for _ in range(2)]
+    for thread in sent:
+        thread.start()
+    for thread in sent:
+        thread.join()
+    heard, counted = desk.evidence.looks(rollout, name), desk.evidence.observed("fraud")
+    desk.restart()
+    assert len(heard) == len(desk.evidence.looks(rollout, name)) == 1
+    assert counted == {B: 80}
+    desk.record.close()
