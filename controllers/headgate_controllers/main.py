@@ -190,7 +190,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         _restore(record, secrets)
     heads = Heads(record, clock)
     roster = _roster(options)
-    routes, workers = Routes(record, clock), Workers(clock, record, roster)
+    routes, workers = Routes(record, time.monotonic), Workers(time.monotonic, record, roster)
     evidence = Evidence(record, heads, clock)
     repo = EndpointsRepo(options.repo, data.mirror, options.branch, options.credentials)
     gates = adapters.gates()
@@ -248,6 +248,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         acts=acts,
         keys=secrets.digests,
         signers=signers.public,
+        record=record,
         clock=clock,
     )
     holder.append(reconciler)

@@ -29,7 +29,7 @@ from headgate_controllers.commits import Commits
 from headgate_controllers.heads import Heads
 from headgate_controllers.judge import Judge
 from headgate_controllers.routes import Routes
-from headgate_controllers.workers import Workers
+from headgate_controllers.workers import Meta, Workers
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,9 @@ IDLE_PASSES_PER_S = 10  # at most, however many endpoints there are: then each i
 CHUNK = 32  # endpoints between two looks at what is more urgent: about 50 ms
 DELAYS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # buckets
 RETRY_S = 1.0
+WATCHED_S = 10.0  # at most, from one pass of an endpoint on its way to the next: what is more nobody watched
+NOTED_S = 2.0  # how often it is recorded that somebody watches
+WATCHED = "watched-at"  # key in the record's meta
 SOON_S = 0.01  # from when time changes something to the pass that finds it
 
 
@@ -58,6 +61,7 @@ class Reconciler:
         acts: Acts,
         keys: Callable[[str], Sequence[str]],
         signers: Callable[[str], Sequence[str]],
+        record: Meta,
         clock: Callable[[], float],
     ) -> None:
         self._commits = commits
@@ -71,7 +75,10 @@ class Reconciler:
         self._acts = acts
         self._keys = keys
         self._signers = signers
+        self._record = record
         self._clock = clock
+        self._watched_at = _time(record.meta_get(WATCHED))  # as recorded last; None: never
+        self._passed_at: dict[str, float] = {}  # endpoint on its way -> its last pass
         self._news = threading.Condition()
         self._due: list[tuple[float, str]] = []
         self._next: dict[str, float] = {}
@@ -193,6 +200,8 @@ class Reconciler:
             return
         self._unsaid += [self._split(name) for name in moved]
         self._say()
+        if any(head.active for head, _ in decided):
+            self._note_watch()
         for head, seen in decided:
             try:
                 self._act(head, replace(seen, route=self._routes.table.endpoints.get(head.endpoint)))
@@ -209,7 +218,31 @@ class Reconciler:
             step(draft, seen, removal_grace_s=grace)
 
         self._heads.change(endpoint, decide)
-        return self._heads.get(endpoint), seen
+        head = self._heads.get(endpoint)
+        if head.active:
+            self._passed_at[endpoint] = seen.now
+        else:
+            self._passed_at.pop(endpoint, None)
+        return head, seen
+
+    def _unseen_s(self, head: Head, now: float) -> float:
+        """Of the time since the last pass, what nobody watched: this process was stopped, another one had not begun,
+        the machine slept, or somebody set the clock."""
+        last = self._passed_at.get(head.endpoint, self._watched_at)
+        if head.active is None or last is None:
+            return 0.0
+        passed_s = now - last
+        return passed_s - min(max(passed_s, 0.0), WATCHED_S)
+
+    def _note_watch(self) -> None:
+        now = self._clock()
+        if self._watched_at is not None and 0.0 <= now - self._watched_at < NOTED_S:
+            return
+        try:
+            self._record.meta_set(WATCHED, repr(now))
+            self._watched_at = now
+        except HeadgateError as error:  # then a controller that begins holds what runs for longer
+            log.debug("that somebody watches is not recorded: %s", error)
 
     def _collect(self, endpoint: str) -> Seen:
         head = self._heads.get(endpoint)
@@ -217,8 +250,10 @@ class Reconciler:
         runs = {name: run for name in names if (run := self._engine.status(name)) is not None}
         current = runs.get(head.active.id) if head.active else None
         verdicts, result = self._judge.verdicts(head)
+        now = self._clock()
         return Seen(
-            now=self._clock(),
+            now=now,
+            unseen_s=self._unseen_s(head, now),
             replicas=tuple(self._platform.observe(endpoint)),
             route=self._routes.table.endpoints.get(endpoint),
             acked=self._workers.acked(),
@@ -279,3 +314,10 @@ class Reconciler:
         self._calm.pop(head.endpoint, None)
         idle_s = max(IDLE_S, self._heads.count() / IDLE_PASSES_PER_S)
         return idle_s * (0.75 + zlib.crc32(head.endpoint.encode()) % 1000 / 2000)
+
+
+def _time(stored: str | None) -> float | None:
+    try:
+        return None if stored is None else float(stored)
+    except ValueError:
+        return None

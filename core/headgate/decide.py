@@ -35,6 +35,7 @@ def step(draft: Draft, seen: Seen, *, removal_grace_s: float = 600.0) -> None:
     _switch_when_ready(draft, seen)
     _remove_when_due(draft, removal_grace_s)
     if draft.head.active:
+        _discount(draft, seen)
         _advance(draft, seen)
     _end_warmth(draft)
     _prune(draft)
@@ -52,7 +53,7 @@ def next_at(head: Head, now: float, *, removal_grace_s: float = 600.0) -> float 
     if rollout is not None and op is not None and op.live_at is not None:
         process = rollout.target.process
         times += [op.live_at + (process.mirror.soak_s if op.verb == MIRROR else process.soak_s)]
-        times += [op.live_at + process.max_soak_s]
+        times += [op.live_at + process.max_soak_s + op.paused_s]
         if op.unready_since is not None:
             times.append(op.unready_since + UNREADY_GRACE_S)
     return min((at for at in times if at > now), default=None)
@@ -138,6 +139,19 @@ def _prune(draft: Draft) -> None:
 
 
 # --- the running op ----------------------------------------------------------------------------------------------
+
+
+def _discount(draft: Draft, seen: Seen) -> None:
+    """Time in which nobody looked counts for no soak and against no patience: a machine that slept, a controller that
+    was away or a clock that jumped says nothing about the candidate."""
+    rollout = draft.head.active
+    op = rollout.running if rollout else None
+    if op is None or not seen.unseen_s:
+        return
+    if op.live_at is not None:
+        draft.op(live_at=min(op.live_at + seen.unseen_s, max(op.live_at, draft.now)))
+    if op.unready_since is not None:
+        draft.op(unready_since=min(op.unready_since + seen.unseen_s, max(op.unready_since, draft.now)))
 
 
 def _advance(draft: Draft, seen: Seen) -> None:
@@ -245,7 +259,7 @@ def _judged(draft: Draft, seen: Seen, rollout: Rollout, opened: OpRecord) -> Non
     if seen.result is Result.FAIL:
         bad = [v for v in seen.verdicts if v.result is Result.FAIL]
         fail(draft, f"{bad[0].gate} failed at {op.name}: {bad[0].explanation}", verdicts=bad)
-    elif draft.now >= op.live_at + process.max_soak_s and not rollout.paused:
+    elif draft.now >= op.live_at + process.max_soak_s + op.paused_s and not rollout.paused:
         held = [v for v in seen.verdicts if v.result is not Result.PASS]
         why = "; ".join(f"{v.gate}: {v.missing or v.explanation}" for v in held) or op.message or "no evidence came"
         late = f"{op.name} got no pass within {process.max_soak_s:g} s"

@@ -20,6 +20,7 @@ class Seen:
     """What the controller observed for one pass. `now` is seconds since the epoch."""
 
     now: float
+    unseen_s: float = 0.0  # of the time since the last pass, what nobody watched; below 0: the clock was set back
     replicas: tuple[Replica, ...] = ()
     route: EndpointRoute | None = None  # as last published; None: not in the table
     acked: int = 0  # the table generation that every leased router worker serves; 0: no worker is leased

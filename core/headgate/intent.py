@@ -9,7 +9,7 @@ from headgate.draft import Draft
 from headgate.findings import Finding, Place
 from headgate.outcome import fail, release, spare, start, supersede
 from headgate.planning import endpoint_file, is_known_good, known_release, make_plan, unproven
-from headgate.rollout import Head, Release, RevisionState, State, Undo
+from headgate.rollout import Head, Release, RevisionState, Rollout, State, Undo
 from headgate.target import Target
 
 
@@ -116,12 +116,15 @@ def operate(
         return _roll_back(draft, to, said, git_only)
     if rollout is None:
         raise ValueError(f"{draft.head.endpoint} has no running rollout")
-    if action in ("pause", "resume"):
-        draft.rollout(paused=action == "pause")
+    if action == "pause":
+        draft.rollout(paused=True, paused_at=rollout.paused_at if rollout.paused else draft.now)
+    elif action == "resume":
+        _go_on(draft, rollout)
     elif action == "promote":
         if rollout.running and not full:
             draft.op(hurried=True)
-        draft.rollout(paused=False, hurried=rollout.hurried or full)
+        draft.rollout(hurried=rollout.hurried or full)
+        _go_on(draft, rollout)
     elif action == "abort":
         fail(draft, said, state=State.ABORTED)
         return f"{rollout.id} aborted, traffic is back"
@@ -129,6 +132,14 @@ def operate(
         raise ValueError(f"unknown action {action}")
     draft.say(f"operator.{action}", said, op=rollout.running.name if rollout.running else "")
     return said
+
+
+def _go_on(draft: Draft, rollout: Rollout) -> None:
+    """After a pause: what was held has as long left to find a pass as it had before."""
+    op = rollout.running
+    if rollout.paused_at is not None and op is not None and op.live_at is not None:
+        draft.op(paused_s=op.paused_s + max(0.0, draft.now - max(rollout.paused_at, op.live_at)))
+    draft.rollout(paused=False, paused_at=None)
 
 
 def release_to(head: Head, to: str) -> Release:

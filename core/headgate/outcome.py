@@ -48,7 +48,7 @@ def end(draft: Draft, state: State, message: str) -> None:
         ends = {State.SUCCEEDED: OpEnd.PASSED, State.FAILED: OpEnd.FAILED}
         draft.op(state=ends.get(state, OpEnd.STOPPED), ended_at=draft.now, message=message)
     draft.set(mirrors=())
-    draft.ended.append(draft.rollout(state=state, ended_at=draft.now, message=message, paused=False))
+    draft.ended.append(draft.rollout(state=state, ended_at=draft.now, message=message, paused=False, paused_at=None))
     draft.say(f"rollout.{state}", message)
 
 

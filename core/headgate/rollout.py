@@ -51,6 +51,7 @@ class OpRecord:
     live_at: float | None = None  # when every leased router worker had acked it: evidence and soak start here
     unready_since: float | None = None  # the candidate has no ready replica since
     hurried: bool = False  # promoted by a person: the soak no longer holds it
+    paused_s: float = 0.0  # for which a person held it: not counted against `max_soak`
     message: str = ""
     verdicts: tuple[Verdict, ...] = ()  # the last of each gate
     held: Held | None = None  # what of the installation it waits for
@@ -68,6 +69,7 @@ class Rollout:
     state: State = State.RUNNING
     ops: tuple[OpRecord, ...] = ()  # opened so far; the last may be running
     paused: bool = False
+    paused_at: float | None = None  # since when
     hurried: bool = False  # promoted in full: no soak holds any op
     ended_at: float | None = None
     message: str = ""

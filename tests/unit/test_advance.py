@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from headgate.decide import UNREADY_GRACE_S, step
+import pytest
+
+from headgate.decide import UNREADY_GRACE_S, next_at, step
 from headgate.evidence import Result
 from headgate.intent import accept
 from headgate.process import MirrorPhase
@@ -113,6 +115,57 @@ def test_a_pause_is_not_counted_against_max_soak() -> None:
     world.wait(FAST.max_soak_s * 5)
     assert world.state is State.RUNNING
     world.operate("resume").run()
+    assert world.state is State.RUNNING
+    world.wait(FAST.max_soak_s - 1)
+    assert world.state is State.RUNNING
+    world.wait(1)
+    assert world.state is State.FAILED
+
+
+def test_each_pause_of_an_op_is_left_out_and_a_second_word_for_pause_begins_none() -> None:
+    world = at_first_step()
+    for _ in range(2):
+        world.operate("pause")
+        world.wait(FAST.max_soak_s)
+        world.operate("pause")
+        world.wait(FAST.max_soak_s)
+        world.operate("resume").run()
+    assert last(world).paused_s == 4 * FAST.max_soak_s
+    world.operate("resume").wait(FAST.max_soak_s - 1)
+    assert world.state is State.RUNNING
+    assert next_at(world.head, world.now) == world.now + 1
+
+
+def away(world: World, seconds: float) -> None:
+    """Nobody looks for so long."""
+    world.now += seconds
+    draft = world.draft()
+    step(draft, replace(world.seen(), unseen_s=seconds))
+    world.keep(draft)
+
+
+@pytest.mark.parametrize("seconds", [FAST.max_soak_s * 5, -FAST.max_soak_s * 5], ids=["on", "back"])
+def test_time_that_nobody_watched_is_no_soak_and_is_not_counted_against_patience(seconds: float) -> None:
+    world = at_first_step()
+    world.result = Result.PASS
+    before = world.now - (last(world).live_at or 0.0)
+    away(world, seconds)
+    assert (world.state, last(world).name) == (State.RUNNING, "step-5")
+    assert world.now - (last(world).live_at or 0.0) == before
+    world.result = Result.INCONCLUSIVE
+    world.wait(FAST.max_soak_s - before - 1)
+    assert world.state is State.RUNNING
+    world.wait(1)
+    assert world.state is State.FAILED
+
+
+def test_a_candidate_that_was_not_ready_before_a_gap_is_given_the_rest_of_its_grace_after_it() -> None:
+    world = at_first_step()
+    state(world, REPLICA, ReplicaState.RESTARTING)
+    world.run()
+    away(world, 3_600.0)
+    assert (world.state, world.now - (last(world).unready_since or 0.0)) == (State.RUNNING, 0.0)
+    world.wait(UNREADY_GRACE_S)
     assert world.state is State.FAILED
 
 

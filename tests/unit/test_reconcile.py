@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from headgate.control import Ack, ExchangeRequest
+from headgate.evidence import Result
+from headgate.rollout import Head, OpRecord, State
+from headgate.testing import FAST, World, deployment, target
+from headgate_controllers import reconcile
 from headgate_controllers.adapters import Adapters
 from headgate_controllers.api.news import News
 from headgate_controllers.main import Parts, assemble
@@ -21,8 +27,26 @@ DEPLOYMENT = (
 )
 
 
+class Clock:
+    """What the machine says it is; somebody may set it."""
+
+    def __init__(self) -> None:
+        self.set_by_s = 0.0
+        self._real = time.time
+
+    def __call__(self) -> float:
+        return self._real() + self.set_by_s
+
+
 @pytest.fixture
-def parts(tmp_path: Path) -> Iterator[Parts]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(time, "time", made)
+    return made
+
+
+@pytest.fixture
+def parts(tmp_path: Path, clock: Clock) -> Iterator[Parts]:
     """Two endpoints, each with a commit that was taken up; nothing is started."""
     repo = tmp_path / "repo"
     for name in ("churn", "fraud"):
@@ -71,3 +95,67 @@ def test_an_adapter_that_breaks_for_one_endpoint_leaves_the_others_their_actions
     monkeypatch.undo()
     parts.reconciler._guarded_passes(("churn", "fraud"))
     assert parts.engine.status(rollout(parts, "churn")) is not None
+
+
+def at_a_step(parts: Parts, began: float) -> None:
+    """fraud is at its first step, since then."""
+    blue, green = deployment("blue"), deployment("green")
+    world = World(Head("fraud"), now=began, result=Result.INCONCLUSIVE)
+    world.commit(target("b1", [blue], {"blue": 100})).commit(target("a2", [blue, green], {"green": 100}))
+    world.result = Result.PASS
+    world.wait(10)
+    parts.controller.heads.change("fraud", lambda draft: draft.set(**{f: getattr(world.head, f) for f in FIELDS}))
+
+
+FIELDS = ("asked", "traffic", "revisions", "releases", "rollout")
+
+
+def running(parts: Parts) -> OpRecord:
+    rollout = parts.controller.heads.get("fraud").rollout
+    assert rollout is not None
+    assert rollout.state is State.RUNNING, rollout.message
+    return rollout.ops[-1]
+
+
+def test_a_controller_that_was_away_for_longer_than_max_soak_holds_what_it_finds(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    began = now - 10 * FAST.max_soak_s
+    at_a_step(parts, began)
+    parts.record.meta_set(reconcile.WATCHED, repr(began + 20))
+    monkeypatch.setattr(parts.reconciler, "_watched_at", began + 20)
+    held = running(parts)
+    assert (held.verb, held.live_at) == ("step", began + 10)
+    parts.reconciler._decide("fraud")
+    live_at = running(parts).live_at
+    assert live_at is not None
+    assert now - live_at == pytest.approx(10 + reconcile.WATCHED_S, abs=5), "what was watched counts, and no more"
+
+
+@pytest.mark.parametrize("jump_s", [3_600.0, -3_600.0], ids=["it slept, or its clock was set on", "set back"])
+def test_a_gap_between_two_passes_ends_no_op(parts: Parts, clock: Clock, jump_s: float) -> None:
+    now = time.time()
+    at_a_step(parts, now - 20)
+    parts.reconciler._decide("fraud")
+    before = running(parts)
+    assert before.live_at is not None
+    assert before.unready_since is not None, "nothing runs here"
+    clock.set_by_s = jump_s
+    parts.reconciler._decide("fraud")
+    after = running(parts)
+    assert after.live_at is not None
+    assert after.unready_since is not None
+    assert now + jump_s - after.live_at == pytest.approx(now - before.live_at, abs=reconcile.WATCHED_S + 1)
+    assert after.unready_since == pytest.approx(now + jump_s, abs=reconcile.WATCHED_S + 1)
+
+
+@pytest.mark.parametrize("jump_s", [3_600.0, -3_600.0], ids=["on", "back"])
+def test_a_clock_that_is_set_changes_no_lease_of_a_router_worker(parts: Parts, clock: Clock, jump_s: float) -> None:
+    table = parts.controller.routes.table
+    parts.controller.exchanged(ExchangeRequest("elsewhere-0", "b", 0, Ack(table.generation, table.hash), ()))
+    (before,) = parts.controller.workers.status()
+    clock.set_by_s = jump_s
+    (after,) = parts.controller.workers.status()
+    assert (before.lost, after.lost) == (False, False)
+    assert 0.0 <= after.age_s < 60.0
