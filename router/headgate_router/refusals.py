@@ -38,6 +38,7 @@ TOO_LARGE = Refusal(413, "too-large", "the request body is longer than this rout
 MODEL_ERROR = Refusal(424, "model-error", "the model answered with an error")
 BUSY = Refusal(429, "busy", "too many requests of this deployment are running and waiting", SOON)
 HEAD_TOO_LARGE = Refusal(431, "head-too-large", "more than 64 KiB of head")
+FAULT = Refusal(500, "fault", "this router failed on the request, which may have run; its log says why", last=True)
 BROKEN = Refusal(502, "broken", "the model ended the connection before it answered; it may have run the request")
 CROWDED = Refusal(503, "crowded", "too many connections", SOON)
 NOT_READY = Refusal(503, "not-ready", "no replica of the chosen revision took the request", SOON)
@@ -57,6 +58,7 @@ EVERY = (
     MODEL_ERROR,
     BUSY,
     HEAD_TOO_LARGE,
+    FAULT,
     BROKEN,
     CROWDED,
     NOT_READY,

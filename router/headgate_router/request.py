@@ -39,6 +39,7 @@ _UNSAFE = re.compile(rb"[\x00-\x20\x7f-\xff#]")
 _SCORE = b"score"
 _ID = 32  # digits of an id
 _IDS = 256  # drawn at once
+CAME_TO_NOTHING = "a request to %s came to nothing"  # logged with what went wrong here
 _DIGITS = [b"%d" % n for n in range(1024)]  # of most times; cheaper than to write them each time
 ENDPOINTS = b"/endpoints/"
 SWAGGER = b"swagger.json"  # below an endpoint: a document, not a question to the model

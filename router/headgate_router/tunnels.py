@@ -33,6 +33,7 @@ class Why(StrEnum):
     IDLE = "idle"
     LIFE = "life"
     DRAINED = "drained"  # the worker ended
+    FAULT = "fault"  # the worker failed on it
 
 
 @dataclass(slots=True)

@@ -286,12 +286,12 @@ class Ask:
             elif self._on_start is not None:
                 self._on_start(connection)
             await connection.head()
+            replica.answered()
         except BaseException:
             replica.in_flight -= 1
             if connection is not None:
                 connection.abort()
             raise
-        replica.answered()
         return Answering(replica, connection)
 
     def abandon(self) -> None:

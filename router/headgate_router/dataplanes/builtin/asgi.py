@@ -6,16 +6,18 @@ One `_Cycle` per request. An answer passes chunk by chunk, with backpressure bot
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
+from headgate.evidence import Outcome
 from headgate_router import headers, mirror, refusals
 from headgate_router.dataplanes.builtin.body import Body, Pump, Watch
 from headgate_router.dataplanes.builtin.client import Connection
 from headgate_router.dataplanes.builtin.failures import Abandoned, Broken, TimedOut, UpstreamError
 from headgate_router.refusals import Refusal
-from headgate_router.request import MAX_ERROR_BODY, Desk, Request, of_error
+from headgate_router.request import CAME_TO_NOTHING, MAX_ERROR_BODY, Desk, Request, of_error
 from headgate_router.routes import LiveRevision
 from headgate_router.streams import opened
 from headgate_router.upstream import Answering, Ask, Message
@@ -24,6 +26,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+log = logging.getLogger("headgate.router")
 
 _SPOKEN = ("1.0", "1.1", "2", "3")  # as ASGI names them; a server may let others pass
 
@@ -44,7 +47,7 @@ class DataPath:
 
 
 class _Cycle(Request):
-    __slots__ = ("receive", "send", "spoken")
+    __slots__ = ("begun", "counted", "receive", "send", "spoken")
 
     def __init__(self, shared: Desk, scope: Scope, receive: Receive, send: Send, name: str, rest: bytes) -> None:
         method: str = scope["method"]
@@ -57,8 +60,20 @@ class _Cycle(Request):
         self.spoken = scope["http_version"] in _SPOKEN
         self.receive = receive
         self.send = send
+        self.begun = False  # an answer was
+        self.counted = False  # under its revision
 
     async def serve(self) -> None:
+        try:
+            await self._serve()
+        except Exception:
+            log.exception(CAME_TO_NOTHING, self.name)
+            if not (self.begun or self.counted):
+                self.revision = None
+                self.refused(refusals.FAULT.status)
+            await self._fault()
+
+    async def _serve(self) -> None:
         refusal = self.admit() if self.spoken else refusals.VERSION
         if refusal is not None:
             return await self._refuse(refusal)
@@ -81,10 +96,14 @@ class _Cycle(Request):
             self.refused_by(refusals.BUSY)
             self.count()
             return await self._say(refusals.BUSY)
-        self.draw(more=body.more)
         try:
+            self.draw(more=body.more)
             await self._forward(revision, message, body)
+        except Exception:
+            log.exception(CAME_TO_NOTHING, self.name)
+            await self._fault()
         finally:
+            self.counted = True
             places.leave()
             self.count()
             self.copy(message)
@@ -105,7 +124,8 @@ class _Cycle(Request):
         try:
             answering = await ask.answer(timeout_s)
         except UpstreamError as error:
-            refusal = self.refused_by(refusals.TOO_LARGE) if watch.too_large else self.unanswered(error)
+            own = watch.why_not
+            refusal = self.refused_by(own) if own is not None else self.unanswered(error)
             if refusal is not None:
                 await self._say(refusal)
         else:
@@ -117,7 +137,10 @@ class _Cycle(Request):
         try:
             await self._pass_on(answering.connection)
         except (Abandoned, OSError):  # servers say that a caller left by either
-            self.left()
+            if watch.why_not is refusals.FAULT:
+                self.outcome = Outcome.TRUNCATED
+            else:
+                self.left()
         except UpstreamError as error:
             # The head is out: nothing is left but to end the connection, so that the caller sees it cut short.
             self.broke_off(error)
@@ -169,8 +192,17 @@ class _Cycle(Request):
         await self._start(self.status, of_error(connection, len(body)))
         await self.send({"type": "http.response.body", "body": body})
 
+    async def _fault(self) -> None:
+        """What nobody expected was raised, and is logged."""
+        if self.begun:
+            self.outcome = Outcome.TRUNCATED
+        else:
+            await self._say(self.refused_by(refusals.FAULT))
+
     async def _start(self, status: int, fields: list[headers.Field]) -> None:
-        await self.send({"type": "http.response.start", "status": status, "headers": fields + self.said()})
+        start = {"type": "http.response.start", "status": status, "headers": fields + self.said()}
+        self.begun = True
+        await self.send(start)
 
     async def _refuse(self, refusal: Refusal) -> None:
         """An answer of our own to a request that reached no revision."""

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import http
+import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from headgate.evidence import Outcome
 from headgate_router import headers, refusals
 from headgate_router.dataplanes.builtin.caller import Caller
 from headgate_router.dataplanes.builtin.client import Connection
 from headgate_router.dataplanes.builtin.failures import Broken, TimedOut, Unreachable, UpstreamError
 from headgate_router.refusals import Refusal
-from headgate_router.request import Desk, Request
+from headgate_router.request import CAME_TO_NOTHING, Desk, Request
 from headgate_router.upstream import Attempts, Message, NoReplica, Replica
+
+log = logging.getLogger("headgate.router")
 
 _JOINED = 16 * 1024  # bytes of a body that are copied to go out in one write with the head
 _LENGTH = b"content-length"
@@ -30,6 +34,7 @@ class Asking(Request):
     __slots__ = (
         "attempts",
         "before",
+        "begun",
         "caller",
         "connection",
         "counted",
@@ -56,6 +61,7 @@ class Asking(Request):
     ) -> None:
         super().__init__(shared, name, rest, method, query, fields, asked)
         self.caller = caller
+        self.begun = False  # something of the answer was written
         self.before: list[bytes] = []  # of the body, until it goes to a replica
         self.sending: Message | None = None
         self.streams = False  # the body is sent on as it comes
@@ -154,9 +160,9 @@ class Asking(Request):
         try:
             await waits()
         except Exception:
+            log.exception(CAME_TO_NOTHING, self.name)
             self.task = None
-            self.caller.abort()
-            raise
+            self.fault()
 
     def _start(self, connection: Connection, now: float) -> None:
         message = self.sending
@@ -187,10 +193,14 @@ class Asking(Request):
     def writable(self, yes: bool) -> None:
         if not self.streams or self.ended:
             return
-        if yes:
-            self.caller.release()
-        else:
-            self.caller.hold()
+        try:
+            if yes:
+                self.caller.release()
+            else:
+                self.caller.hold()
+        except Exception:
+            log.exception(CAME_TO_NOTHING, self.name)
+            self.fault()
 
     def _broke(self, connection: Connection, error: UpstreamError) -> None:
         """The connection is of no use, and nothing of an answer is known."""
@@ -231,9 +241,43 @@ class Asking(Request):
             body = b""
         with_head = body if len(body) <= _JOINED else b""
         first, date, said = _STATUS_LINES[status], caller.date(), self.said_lines()
+        self.begun = True
         caller.write(b"%b%b%b%b%b%b" % (first, date, lines, said, end, with_head))
         if body and not with_head:
             caller.write(body)
+
+    # Faults of ours.
+
+    def fault(self) -> None:
+        """What nobody expected was raised on its way, and is logged: this request ends. Its caller is told, if nothing
+        of an answer was written; and the books on it are closed.
+        """
+        if self.begun or self.ended:
+            self._cut()
+            return
+        try:
+            self._own_up()
+        except Exception:
+            log.exception(CAME_TO_NOTHING, self.name)
+            self._cut()
+
+    def _own_up(self) -> None:
+        self._drop()
+        if self.sending is not None:
+            self._say(self.refused_by(refusals.FAULT))
+        else:
+            self.revision = None
+            self._refuse(refusals.FAULT)
+
+    def _cut(self) -> None:
+        """Nothing can be said: the caller is to see that."""
+        try:
+            if not self.ended:
+                self.outcome = Outcome.TRUNCATED
+                self._drop()
+                self._close()
+        finally:
+            self.caller.abort()
 
     # Ending.
 

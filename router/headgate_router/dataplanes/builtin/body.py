@@ -7,13 +7,19 @@ model reads it. An ASGI server says that a caller left only to who asks for more
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from functools import partial
 from typing import Any
 
+from headgate_router import refusals
 from headgate_router.dataplanes.builtin.client import Connection
 from headgate_router.dataplanes.builtin.failures import UpstreamError
 from headgate_router.headers import chunk
-from headgate_router.request import HELD
+from headgate_router.refusals import Refusal
+from headgate_router.request import CAME_TO_NOTHING, HELD
+
+log = logging.getLogger("headgate.router")
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -60,7 +66,7 @@ def _ignore() -> None:
 class Watch:
     """Sees a caller leave while its answer is made; starts to look only after a while."""
 
-    __slots__ = ("_handle", "_receive", "_task", "on_leave", "sent", "too_large")
+    __slots__ = ("_handle", "_receive", "_task", "on_leave", "sent", "why_not")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -68,10 +74,19 @@ class Watch:
         self._handle: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._arm)
         self.on_leave: Callable[[], None] = _ignore
         self.sent = True  # the model has the whole request
-        self.too_large = False
+        self.why_not: Refusal | None = None  # it gets no more of it, by our doing
 
     def _arm(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._until_gone())
+        self._task = asyncio.get_running_loop().create_task(self._guarded(self._until_gone))
+
+    async def _guarded(self, watch: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """`watch` is called here: the task may be cancelled before its first step."""
+        try:
+            await watch()
+        except Exception:
+            log.exception(CAME_TO_NOTHING, "a model")
+            self.why_not = refusals.FAULT
+            self.on_leave()
 
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -96,13 +111,13 @@ class Pump(Watch):
         self._task = None
         self.on_leave = _ignore
         self.sent = False
-        self.too_large = False
+        self.why_not = None
         self._body = body
         self._max = most
         self._size = len(body.first)
 
     def start(self, connection: Connection) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(connection))
+        self._task = asyncio.get_running_loop().create_task(self._guarded(partial(self._run, connection)))
 
     async def _run(self, connection: Connection) -> None:
         try:
@@ -125,7 +140,7 @@ class Pump(Watch):
             more = message.get("more_body", False)
             self._size += len(data)
             if self._size > self._max:
-                self.too_large = True
+                self.why_not = refusals.TOO_LARGE
                 return False
             if data:
                 await connection.send(chunk(data) if self._body.chunked else data)

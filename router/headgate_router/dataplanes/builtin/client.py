@@ -328,6 +328,8 @@ class Connection(Answer):
         except httptools.HttpParserUpgrade as upgrade:
             if not self.switches(data[upgrade.args[0] :]):
                 error = Broken("the model switched protocols unasked")
+        except httptools.HttpParserCallbackError:
+            raise  # what we note of it failed: no fault of the model's
         except httptools.HttpParserError:
             error = Broken("the model did not answer in HTTP")
         if not self.headed:

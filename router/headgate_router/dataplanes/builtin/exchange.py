@@ -7,14 +7,17 @@ without a task or a future, but for what must wait: a place in the queue, and a 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from headgate_router import headers, mirror, refusals
 from headgate_router.dataplanes.builtin.asking import Asking
 from headgate_router.dataplanes.builtin.caller import Caller
 from headgate_router.dataplanes.builtin.client import Connection
-from headgate_router.request import HELD, MAX_ERROR_BODY, Desk, of_error
+from headgate_router.request import CAME_TO_NOTHING, HELD, MAX_ERROR_BODY, Desk, of_error
 from headgate_router.streams import opened
+
+log = logging.getLogger("headgate.router")
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LENGTH = b"content-length"
@@ -22,7 +25,6 @@ _LENGTH = b"content-length"
 
 class Exchange(Asking):
     __slots__ = (
-        "begun",
         "chunks",
         "failing",
         "kept",
@@ -47,8 +49,7 @@ class Exchange(Asking):
         self.asked.ambiguous |= self.asked.coded if old else self.asked.hosts == 0
         self.size = 0  # bytes of the body that came
         self.whole = False  # the request came to its end
-        self.begun = False  # the answer's head is known
-        self.failing = False  # the model's answer is an error
+        self.failing = False  # the model's answer is an error: what it says is read first
         self.chunks = not old  # the caller can read chunks; while answering: gets chunks
         self.kept = bytearray()  # of the answer: an error's body, or what a copy is compared with
         shared.book.in_flight += 1
@@ -93,20 +94,29 @@ class Exchange(Asking):
         """The caller is gone: so is its request, at once. `status`: what it was told, if it was told why."""
         if self.ended:
             return
-        self.left()
-        self.status = status
-        self._drop()
-        self._close()
-        if self.sending is None:
-            self.refused(status)
+        try:
+            self.left()
+            self.status = status
+            self._drop()
+            self._close()
+            if self.sending is None:
+                self.refused(status)
+        except Exception:
+            log.exception(CAME_TO_NOTHING, self.name)
+            self.fault()
 
     def slow(self, yes: bool) -> None:
         """Whether the caller reads slower than the model answers."""
-        if self.connection is not None:
+        if self.connection is None:
+            return
+        try:
             if yes:
                 self.connection.hold()
             else:
                 self.connection.release()
+        except Exception:
+            log.exception(CAME_TO_NOTHING, self.name)
+            self.fault()
 
     # What the replica's connection says.
 
@@ -114,27 +124,33 @@ class Exchange(Asking):
         connection = self.connection
         if connection is None:
             return
-        if not self.begun:
-            if connection.headed:
+        try:
+            if self.failing:
+                self._model_error(connection)
+            elif self.begun:
+                self._more(connection)
+            elif connection.headed:
                 self._answer(connection)
             elif connection.error is not None:
                 self._broke(connection, connection.error)
-        elif self.failing:
-            self._model_error(connection)
-        else:
-            self._more(connection)
+        except Exception:
+            log.exception(CAME_TO_NOTHING, self.name)
+            self.fault()
 
     def passed(self, body: bytes, framed: bytes, now: float) -> None:
-        if self.stream is not None:
-            self.stream.add(body, self.until(now))
-        if self.drawn and len(self.kept) <= mirror.MAX_BODY:
-            self.kept += body[: mirror.MAX_BODY + 1 - len(self.kept)]
-        self.caller.write(framed)
+        try:
+            if self.stream is not None:
+                self.stream.add(body, self.until(now))
+            if self.drawn and len(self.kept) <= mirror.MAX_BODY:
+                self.kept += body[: mirror.MAX_BODY + 1 - len(self.kept)]
+            self.caller.write(framed)
+        except Exception:
+            log.exception(CAME_TO_NOTHING, self.name)
+            self.fault()
 
     # To the caller.
 
     def _answer(self, connection: Connection) -> None:
-        self.begun = True
         self.replica.answered()
         self.first_ms = self.elapsed()
         if not 200 <= connection.status < 300:

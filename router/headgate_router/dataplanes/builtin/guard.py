@@ -7,12 +7,15 @@ uvicorn's protocol that a test holds.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+log = logging.getLogger("headgate.router")
 
 MAX_HEAD = 64 * 1024  # bytes; a longer one is refused (431) while it is read
 HEAD_S = 15.0  # from a connection's or a head's first byte to the end of the head
@@ -127,5 +130,8 @@ async def sweep(connections: Callable[[], Iterable[Expires]]) -> None:
         await asyncio.sleep(SWEEP_S)
         now = time.monotonic()
         for connection in list(connections()):
-            if connection.expired(now):
-                connection.expire()
+            try:
+                if connection.expired(now):
+                    connection.expire()
+            except Exception:  # the others are looked at all the same
+                log.exception("a connection that took too long was not ended")

@@ -8,6 +8,7 @@ bytes come in. Refuses to read on when framing can be understood in two ways.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import struct
 import time
@@ -24,7 +25,9 @@ from headgate_router.dataplanes.builtin.guard import BODY_S, HEAD_S, LINGER_S, M
 from headgate_router.dataplanes.builtin.reading import END, OVERHEAD, Known, Reading
 from headgate_router.dataplanes.builtin.tunnel import End, Tunnel
 from headgate_router.refusals import Refusal
-from headgate_router.request import SWAGGER, place
+from headgate_router.request import CAME_TO_NOTHING, SWAGGER, place
+
+log = logging.getLogger("headgate.router")
 
 IDLE_S = 75.0  # longer than load balancers keep theirs, so that the caller's side is the one that closes
 STALL_S = 60.0  # an answer of which the caller reads nothing for so long is ended
@@ -145,6 +148,9 @@ class CallerConnection(Reading):
                 else:
                     self._keep_for_later(data)
                     return
+        except Exception:
+            log.exception(CAME_TO_NOTHING, self._exchange.name if self._exchange is not None else "no endpoint")
+            self._fault()
         finally:
             self._feeding = False
             if self._exchange is not None and not self._whole:
@@ -371,6 +377,16 @@ class CallerConnection(Reading):
                 self.abort()
                 return
         self._refuse(refusal)
+
+    def _fault(self) -> None:
+        """What nobody expected was raised while bytes were read, and is logged."""
+        if self._exchange is not None:
+            self._exchange.fault()
+        elif self._ending:
+            self._transport.abort()
+        else:
+            self._doors.desk.book.no_endpoint(refusals.FAULT.status)
+            self._refuse(refusals.FAULT)
 
     def _refuse(self, refusal: Refusal) -> None:
         body = refusal.body()

@@ -71,6 +71,8 @@ class Reading(Caller):
             self._parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
             self._upgrade = True
+        except httptools.HttpParserCallbackError:
+            raise  # what we note of it failed: no fault of the caller's
         except httptools.HttpParserError:
             self._fail(refusals.BAD_REQUEST)
             return False

@@ -9,6 +9,7 @@ connection a second time.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -21,11 +22,14 @@ from headgate_router.dataplanes.builtin.exchange import Exchange
 from headgate_router.dataplanes.builtin.frames import GOING_AWAY, GOING_AWAY_MASKED, Frames
 from headgate_router.mirror import WEBSOCKET
 from headgate_router.refusals import Refusal
-from headgate_router.request import Desk
+from headgate_router.request import CAME_TO_NOTHING, Desk
 from headgate_router.routes import LiveRoute
 from headgate_router.tunnels import Key, Why
 from headgate_router.upstream import Message, Replica
 
+log = logging.getLogger("headgate.router")
+
+_CUT = (Why.MODEL_LOST, Why.FAULT)
 LINGER_S = 10.0  # what an ended tunnel has written, and nobody takes in that time, is thrown away
 _SWITCH = b"connection: Upgrade\r\nupgrade: websocket\r\n"
 _SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\n"
@@ -147,18 +151,19 @@ class Tunnel(Exchange):
         if self.revision is None:
             return
         self.begun = True
-        self.connection = None
+        self.status = 101
         self.replica.answered()
         self.first_ms = self.elapsed()
-        self.joined = self.moved = time.monotonic()
-        self.key = (self.name, self.revision.route.deployment, self.revision.route.revision)
-        self.shared.book.tunnels.opened(self.key)
         date = self.caller.date()
         self.near, self.far = End(self), End(self)
         near, early, slow = cast(Surrenders, self.caller).surrender(self.near)
         far = connection.surrender(self.far)
+        self.connection = None
         self.near.begin(near, self.far)
         self.far.begin(far, self.near)
+        self.joined = self.moved = time.monotonic()
+        self.key = (self.name, self.revision.route.deployment, self.revision.route.revision)
+        self.shared.book.tunnels.opened(self.key)
         if slow:
             far.pause_reading()
         fields = [field for field in headers.of_answer(connection.fields) if field[0] != _LENGTH]
@@ -171,7 +176,7 @@ class Tunnel(Exchange):
 
     def end(self, why: Why) -> None:
         """Once. What is written still goes out."""
-        if self.over:
+        if self.over or self.ended:
             return
         self.over = True
         if self.first is None:
@@ -180,13 +185,20 @@ class Tunnel(Exchange):
         if why is Why.CALLER_LOST:
             self.left()
         else:
-            self.outcome, self.status = Outcome.TRUNCATED if why is Why.MODEL_LOST else Outcome.OK, 101
+            self.outcome, self.status = Outcome.TRUNCATED if why in _CUT else Outcome.OK, 101
         self._uncount()
         self.shared.book.tunnels.closed(self.key, why)
         self._close()
         for side in (self.near, self.far):
             side.transport.close()
         asyncio.get_running_loop().call_later(LINGER_S, self._abort)
+
+    def fault(self) -> None:
+        if self.joined is None or self.ended:
+            super().fault()
+            return
+        self.first = Why.FAULT
+        self.end(Why.FAULT)
 
     def _go_away(self) -> None:
         """It is we who end it: says so to both, unless that would break into a frame."""
@@ -216,12 +228,16 @@ class End(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         tunnel = self.tunnel
-        tunnel.moved = time.monotonic()
-        self.frames.feed(data)
-        if tunnel.first is None and self.frames.closed:
-            tunnel.first = Why.CALLER if self is tunnel.near else Why.MODEL
-        if not self.other.transport.is_closing():
-            self.other.transport.write(data)
+        try:
+            tunnel.moved = time.monotonic()
+            self.frames.feed(data)
+            if tunnel.first is None and self.frames.closed:
+                tunnel.first = Why.CALLER if self is tunnel.near else Why.MODEL
+            if not self.other.transport.is_closing():
+                self.other.transport.write(data)
+        except Exception:
+            log.exception(CAME_TO_NOTHING, tunnel.name)
+            tunnel.fault()
 
     def pause_writing(self) -> None:
         if not self.other.transport.is_closing():
@@ -234,6 +250,8 @@ class End(asyncio.Protocol):
     def eof_received(self) -> bool:
         """It has nothing more to say, and may still listen. TLS knows no such half: there it is the end."""
         self._silent = True
+        if self.tunnel.ended:
+            return False
         halves = self.transport.can_write_eof() and self.other.transport.can_write_eof()
         if self.other._silent or not halves:
             self._lost()
