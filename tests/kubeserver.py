@@ -248,7 +248,8 @@ class KubeServer:
         if at and int(at) < self.oldest:
             raise Refused(410, "Expired", "The provided continue parameter is too old")
         fits = [(k, o) for k, o in sorted(self.objects.items()) if _covers(asked, k) and selects(o)]
-        fits = [(k, o) for k, o in fits if "/".join(k) > after]
+        fields = [part for part in asked.query.get("fieldSelector", "").split(",") if part]
+        fits = [(k, o) for k, o in fits if "/".join(k) > after and all(_has(o, part) for part in fields)]
         limit = int(asked.query.get("limit", "0")) or len(fits)
         meta = {"resourceVersion": at or str(self.version)}
         if len(fits) > limit:
@@ -510,6 +511,14 @@ def _selector(text: str) -> Any:
         return all(_fits(part, labels) for part in wanted)
 
     return selects
+
+
+def _has(item: Any, part: str) -> bool:
+    """`a.b=c`, `a.b!=c`; a field that is not there is empty."""
+    path, _, wanted = part.partition("!=" if "!=" in part else "=")
+    for name in path.split("."):
+        item = (item or {}).get(name)
+    return (str(item or "") == wanted) is ("!=" not in part)
 
 
 def _split(text: str) -> list[str]:

@@ -7,11 +7,13 @@ A platform that cannot say what it has (one machine, or no right to look) holds 
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from headgate import capacity, handover
-from headgate.capacity import Claims, Fit, Inventory, Need, Space, Way
+from headgate.capacity import Answer, Claims, Fit, Inventory, Need, Space, Way
 from headgate.findings import HeadgateError
 from headgate.phases import BUILD, DEPLOY, SMOKE
 from headgate.ports import Platform
@@ -23,12 +25,22 @@ from headgate_controllers.heads import Heads
 
 log = logging.getLogger(__name__)
 
+SHARED_S = 2.0  # how old what was seen may be for one who waits in line and would go on waiting
+
 
 class Capacity:
-    def __init__(self, heads: Heads, platform: Platform, settings: Callable[[], Settings]) -> None:
+    def __init__(
+        self,
+        heads: Heads,
+        platform: Platform,
+        settings: Callable[[], Settings],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._heads = heads
         self._platform = platform
         self._settings = settings
+        self._clock = clock
+        self._last: tuple[float, Inventory | None] = (-math.inf, None)  # when it was asked for, what was seen
         self.admitting = threading.Lock()  # from `room` until its answer is recorded
         self._inventory: Callable[[], Inventory | None] | None = getattr(platform, "inventory", None)
 
@@ -40,11 +52,26 @@ class Capacity:
             return None
         if rollout.id != workflow or verb not in (BUILD, SMOKE, DEPLOY) or rollout.op(name) is not None:
             return None
+        if rollout.queued_at is not None and (known := self._still_full(head)) is not None:
+            return known
         try:
-            return self._inventory()
+            at = self._clock()
+            found = self._inventory()
+            self._last = (at, found)
+            return found
         except HeadgateError as error:  # not knowing must not hold up a rollout: the pods themselves will say
             log.warning("%s: capacity is not known: %s", head.endpoint, error)
             return None
+
+    def _still_full(self, head: Head) -> Inventory | None:
+        """What was seen a moment ago, where it says that the op waits on. A hundred in line each ask again and again;
+        only who may start needs to know what there is now.
+        """
+        at, known = self._last
+        if known is None or self._clock() - at > SHARED_S:
+            return None
+        room = self.room(known, head)
+        return known if room is not None and room.answer is Answer.WAIT else None
 
     def room(self, inventory: Inventory, head: Head) -> Fit | None:
         """Whether the op may open, beside what others hold; None: it has nothing to open any more.

@@ -14,14 +14,14 @@ import pytest
 
 from headgate.capacity import Answer, Inventory, Node, Space
 from headgate.draft import Draft
-from headgate.findings import TransientError
+from headgate.findings import TerminalError, TransientError
 from headgate.intent import accept
 from headgate.process import InstanceType, Settings
 from headgate.rollout import OpEnd, OpRecord
 from headgate.target import DeploymentTarget
 from headgate.testing import deployment, target
 from headgate.workload import Purpose, Replica, ReplicaState
-from headgate_controllers.capacity import Capacity
+from headgate_controllers.capacity import SHARED_S, Capacity
 from headgate_controllers.heads import Heads
 from headgate_controllers.platforms.kubernetes import inventory
 from headgate_controllers.records.sqlite import SqliteRecord
@@ -121,6 +121,40 @@ def test_without_the_right_to_look_it_is_not_known_and_without_that_to_all_pods_
         cluster.close()
 
 
+def test_pods_that_hold_no_room_are_not_even_sent() -> None:
+    with KubeServer() as server:
+        server.put("v1", "nodes", node("a"), namespace="")
+        for i, (on, phase) in enumerate([("a", "Running"), ("a", "Succeeded"), ("a", "Failed"), ("", "Pending")]):
+            body = pod(on, phase, requests={"cpu": "920m"})
+            server.put("v1", "pods", {**body, "metadata": {"name": f"p{i}"}}, namespace="ns")
+        cluster = server.cluster("ns")
+        assert len(cluster.list(inventory.POD, fields=inventory.HOLDS_ROOM)[0]) == 1
+        found = inventory.look(cluster)
+        assert found is not None
+        assert found.nodes[0].free["cpu"] == 3.0
+        cluster.close()
+
+
+def test_a_right_to_all_pods_that_is_refused_is_asked_for_again_much_later() -> None:
+    with KubeServer() as server:
+        server.put("v1", "nodes", node("a"), namespace="")
+        server.put("v1", "pods", pod("a", requests={"cpu": "920m"}), namespace="ns")
+        server.denied.add(("list", "pods"))
+        cluster, now = server.cluster("ns"), [0.0]
+        looks = inventory.Looks(cluster, lambda: now[0])
+        with pytest.raises(TerminalError):
+            looks.look()
+        asked = [a.namespace for a in server.requests if a.plural == "pods"]
+        assert asked == ["", "ns"], "ours are asked for, where those of all are refused"
+        server.denied.clear()
+        assert looks.look() is not None
+        now[0] += inventory.REFUSED_S
+        assert looks.look() is not None
+        asked = [a.namespace for a in server.requests if a.plural == "pods"]
+        assert asked == ["", "ns", "ns", ""]
+        cluster.close()
+
+
 # --- who else has a claim -------------------------------------------------------------------------------------------
 
 
@@ -133,8 +167,10 @@ class Machines:
     replicas: list[Replica] = field(default_factory=list)
     away: bool = False
     unseen: bool = False
+    looks: int = 0
 
     def inventory(self) -> Inventory:
+        self.looks += 1
         if self.away:
             raise TransientError("away")
         holds = {"pods": 100.0, "cpu": 100.0, "memory_mb": 100_000.0, "nvidia.com/gpu": self.gpus}
@@ -161,7 +197,13 @@ class Desk:
         self.heads = Heads(self.record, lambda: self.now)
         self.machines = Machines()
         self.settings = SETTINGS
-        self.capacity = Capacity(self.heads, self.machines, lambda: self.settings)  # type: ignore[arg-type]
+        self.ticks = 0.0
+        self.capacity = Capacity(
+            self.heads,
+            self.machines,  # type: ignore[arg-type]
+            lambda: self.settings,
+            lambda: self.ticks,
+        )
 
     def begin(self, endpoint: str, count: int, *, ops: tuple[str, ...] = (), queued: bool = False) -> None:
         def change(draft: Draft) -> None:
@@ -208,6 +250,22 @@ def test_who_waited_first_is_served_first(desk: Desk) -> None:
     assert (desk.room("first").answer, desk.room("first").position) == (Answer.WAIT, 1)
     desk.begin("third", 1)
     assert desk.room("third").position == 3
+
+
+def test_those_in_line_share_a_look_and_who_may_start_has_one_of_its_own(desk: Desk) -> None:
+    desk.machines.free = 0.0
+    for i in range(20):
+        desk.begin(f"e{i}", 1, queued=True)
+    for i in range(20):
+        assert desk.room(f"e{i}").answer is Answer.WAIT
+    assert desk.machines.looks == 1
+    desk.machines.free = 1.0
+    desk.ticks += SHARED_S + 1
+    assert (desk.room("e1").answer, desk.machines.looks) == (Answer.WAIT, 2)
+    assert (desk.room("e0").answer, desk.machines.looks) == (Answer.START, 3), "by what there is now"
+    desk.begin("new", 1)
+    desk.room("new")
+    assert desk.machines.looks == 4, "whoever is not in line yet, too"
 
 
 def test_more_than_there_is_is_refused_at_the_build(desk: Desk) -> None:

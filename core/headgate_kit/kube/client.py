@@ -129,6 +129,7 @@ class Cluster:
         kind: Kind,
         *,
         selector: str = "",
+        fields: str = "",
         namespace: str = "",
         keep: Callable[[Object], Object] | None = None,
         shape: Any = Any,
@@ -136,11 +137,13 @@ class Cluster:
         """All of them, page by page, and the resource version to watch from. Raises Gone: a page came too late.
 
         Args:
+            fields: a field selector; which fields it may name depends on the kind.
             keep: what of an object is held in memory; None: all.
             shape: a TypedDict of a page, `metadata` and `items`, with what is read of an object at all: a page of 500
                 pods is 3 MB, and making dicts of all of it is most of what a list costs.
         """
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
+        query |= {"fieldSelector": fields} if fields else {}
         found: list[Object] = []
         while True:
             page = self._json("GET", self._path(kind, "", namespace), query, shape=shape)

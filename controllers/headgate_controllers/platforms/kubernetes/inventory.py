@@ -7,20 +7,25 @@ subtracted: free is then too high, so what is refused could really not run, and 
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict
 
 from headgate.capacity import CPU, MEMORY, PODS, Inventory, Node, Quota
 from headgate.findings import TerminalError
 from headgate_controllers.platforms.kubernetes import pods
 from headgate_controllers.platforms.kubernetes.render import POOL
-from headgate_kit.kube import Cluster
+from headgate_kit.kube import Cluster, Forbidden
 from headgate_kit.kube.kinds import NODE, POD, RESOURCE_QUOTA, Kind
 
 log = logging.getLogger(__name__)
 
 Object = Mapping[str, Any]
+# Of a pod that has no node, or needs it no more, nothing is subtracted: the server leaves it out.
+HOLDS_ROOM = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
+REFUSED_S = 600.0  # until the right to list pods of every namespace, once refused, is tried again
 EVERY_POD = Kind(POD.api, POD.name, POD.plural, namespaced=False)
 GPU_TAINT = "nvidia.com/gpu"
 MIB = 1 << 20
@@ -57,16 +62,19 @@ class Pods(TypedDict, total=False):
     items: list[Counted] | None
 
 
-def look(cluster: Cluster) -> Inventory | None:
-    """None: we may not list nodes. Raises TransientError: the API server is away."""
+def look(cluster: Cluster, *, everywhere: bool = True) -> Inventory | None:
+    """None: we may not list nodes.
+
+    Args:
+        everywhere: whether pods of every namespace are subtracted.
+    Raises:
+        Forbidden: we may not list those. TransientError: the API server is away.
+    """
     try:
         nodes, _ = cluster.list(NODE)
     except TerminalError:
         return None
-    try:
-        every, _ = cluster.list(EVERY_POD, shape=Pods)
-    except TerminalError:
-        every, _ = cluster.list(POD, shape=Pods)
+    every, _ = cluster.list(EVERY_POD if everywhere else POD, fields=HOLDS_ROOM, shape=Pods)
     try:
         quotas, _ = cluster.list(RESOURCE_QUOTA)
     except TerminalError as error:
@@ -80,12 +88,14 @@ class Looks:
     hold the whole cluster in memory a hundred times.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
         self._cluster = cluster
+        self._clock = clock
         self._lock, self._turn = threading.Lock(), threading.Lock()
         self.asking = 0  # how many ask just now
         self._begun = self._shown = 0  # numbers of looks
         self._last: Inventory | None = None
+        self._refused_at = -math.inf
 
     def look(self) -> Inventory | None:
         """Never older than the question. Raises as `look` does."""
@@ -96,11 +106,19 @@ class Looks:
             with self._turn:
                 if self._shown <= asked:
                     self._begun += 1
-                    self._last, self._shown = look(self._cluster), self._begun
+                    self._last, self._shown = self._looked(), self._begun
                 return self._last
         finally:
             with self._lock:
                 self.asking -= 1
+
+    def _looked(self) -> Inventory | None:
+        if self._clock() - self._refused_at >= REFUSED_S:
+            try:
+                return look(self._cluster)
+            except Forbidden:
+                self._refused_at = self._clock()
+        return look(self._cluster, everywhere=False)
 
 
 def of(nodes: Iterable[Object], every: Iterable[Object], quotas: Iterable[Object]) -> Inventory:
