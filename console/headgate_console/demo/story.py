@@ -50,7 +50,7 @@ class Mistake:
     recipe: Recipe
     title: str
     message: str  # of the commit
-    phase: str  # that it must be stopped in
+    phases: tuple[str, ...]  # that it must be stopped in one of
     gate: str  # by which
 
 
@@ -59,21 +59,21 @@ MISTAKES = (
         models.WRONG,
         "A model that answers 200, fast, and wrong: its target is not scaled back",
         "diabetes: retrain on a scaled target",
-        "mirror",
+        ("mirror",),
         "mirror-diff",
     ),
     Mistake(
         models.FLAKY,
         "A model that fails one request in ten",
         "diabetes: look the patient up first",
-        "mirror",
+        ("mirror",),
         "error-rate",
     ),
     Mistake(
         models.SLOW,
         "A model that is right, and fast on copies, but slow on every second live request",
         "diabetes: write an audit line",
-        "step-5",
+        ("step-5", "step-25", "step-50"),  # the first, unless the machine is so busy that the stable is slow as well
         "latency-p99",
     ),
 )
@@ -201,8 +201,8 @@ class Story:
         rollout, commit = self._release(mistake.recipe, mistake.message)
         phase, gates = failing(rollout)
         self._expect(
-            phase == mistake.phase and mistake.gate in gates,
-            f"{name}: expected to be stopped in {mistake.phase} by {mistake.gate}; was: {rollout.state} "
+            phase in mistake.phases and mistake.gate in gates,
+            f"{name}: expected to be stopped in {mistake.phases[0]} by {mistake.gate}; was: {rollout.state} "
             f"in {phase or 'no phase'} by {', '.join(gates) or 'no gate'}: {rollout.message}",
         )
         for op in rollout.ops:

@@ -74,7 +74,7 @@ gates:
 keep_warm: 10m
 """
 
-SLOW_WORKERS = 6  # of a model that sleeps: its requests wait for the audit, not for each other
+SLOW_WORKERS = 10  # of a model that sleeps: its requests wait for the audit, not for each other
 WORKERS = 1
 
 
