@@ -18,7 +18,7 @@ from headgate_kit.child import Exited, Lost, Running
 
 pytestmark = pytest.mark.faults
 ENV = {"PATH": os.environ["PATH"]}
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -18,7 +18,7 @@ from headgate_controllers.repo import EndpointsRepo
 from headgate_controllers.repo import endpoints as repo_module
 from headgate_controllers.repo.gitdir import RepoError
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def git(at: Path, *arguments: str, text: str = "") -> str:

@@ -67,7 +67,7 @@ def table(revision: RouteRevision, **more: Any) -> RouteTable:
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await scenario
 
     asyncio.run(bounded())

@@ -268,7 +268,7 @@ def table(*revisions: RouteRevision, generation: int = 1) -> RouteTable:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

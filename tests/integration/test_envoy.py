@@ -362,11 +362,11 @@ def test_models_that_ask_for_a_certificate_are_met_beside_plain_ones_and_renewal
             trusts = us.issue(other, certificates.SERVER, trusts=them.pem)
             async with model(b"3", identity.server(trusts)) as later:
                 await router.route(revision("rev", 1000, later))
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while (await router.post()).text != "3":
                         await asyncio.sleep(0.1)
                 await router.route(revision("rev", 1000, secure))
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while (await router.post()).status_code == 200:
                         await asyncio.sleep(0.1)
                 assert (await router.post()).status_code in (502, 503)

@@ -87,7 +87,7 @@ def run(
 ) -> None:
     async def bounded() -> None:
         issuers = Issuers(file, clock)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await scenario(issuers)
             await issuers.close()
 

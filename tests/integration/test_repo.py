@@ -18,7 +18,7 @@ from headgate_controllers.repo import EndpointsRepo, PushRefused
 from headgate_controllers.repo.committree import Entry
 from headgate_controllers.repo.gitdir import RepoError
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def git(folder: Path, *arguments: str, text: str | None = None) -> str:

@@ -119,7 +119,7 @@ async def router(folder: Path, files: certificates.Files, dataplane: str = "buil
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await scenario
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

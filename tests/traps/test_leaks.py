@@ -200,7 +200,7 @@ class Stranger:
         every = [self.request() for _ in range(self.draws.choice((1, 1, 2, 4)))]
         leaves = self.draws.choice(LEAVES) if self.draws.random() < 0.3 else ""
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await asyncio.gather(self._say(caller, every, leaves), self._hear(caller, every, leaves))
         except ConnectionError:
             self.got["reset"] += 1

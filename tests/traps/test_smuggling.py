@@ -16,6 +16,7 @@ import pytest
 
 from framings import CHUNKED, EVERY, HEAD, INNER_BY_CHUNK, INNER_BY_LENGTH, LAST, REFUSED, TAKEN, TWO_BY_LF
 from headgate_router.main import ASGI, BUILTIN, ENVOY
+from trapplay import DEADLINE_S
 
 ROWS = itertools.count(1)
 PEER_WAITS_S = 0.5
@@ -39,7 +40,7 @@ async def answers(site: Any, raw: bytes, cut: int) -> list[int]:
     said: list[int] = []
     while len(said) < 3:
         try:
-            async with asyncio.timeout(PEER_WAITS_S if site.worker is None else 10):
+            async with asyncio.timeout(PEER_WAITS_S if site.worker is None else DEADLINE_S):
                 one = await caller.answer(b"HEAD" if raw.startswith(b"HEAD ") and not said else b"POST")
         except TimeoutError:
             if site.worker is None:  # it waits for more of what it took for a body, or for a tunnel

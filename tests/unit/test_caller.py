@@ -61,7 +61,7 @@ def call(
         if tell:
             caller.tell("r1", [[1.0], [2.0, 3.0]])
         running = asyncio.create_task(caller.run())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while server.asked < requests:
                 await asyncio.sleep(0.01)
             caller.end()

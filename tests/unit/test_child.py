@@ -19,7 +19,7 @@ from headgate_kit import child
 from headgate_kit.child import Absent, Exited, Running, State, StillRuns
 
 ENV = {"PATH": os.environ["PATH"]}
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def until(condition: Callable[[], bool]) -> None:

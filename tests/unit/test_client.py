@@ -58,7 +58,7 @@ def saying(*parts: bytes, pause: float = 0.0, stay: bool = True) -> Answer:
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await scenario
 
     asyncio.run(bounded())

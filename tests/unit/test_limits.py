@@ -11,7 +11,7 @@ from headgate_router.limits import InFlight
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await scenario
 
     asyncio.run(bounded())
