@@ -20,6 +20,7 @@ from headgate.capacity import Space
 from headgate.control import (
     EndpointStatus,
     OperatorAction,
+    Reached,
     Replay,
     RolloutStatus,
     SystemStatus,
@@ -28,6 +29,7 @@ from headgate.control import (
     VerdictStatus,
 )
 from headgate.findings import Finding, FindingsError, Place
+from headgate.version import __version__
 from headgate_kit.layout import DataFolder, find
 
 T = TypeVar("T")
@@ -53,26 +55,31 @@ class Control:
     def __init__(self, data: Door, timeout_s: float = TIMEOUT_S) -> None:
         self.data = data
         self.timeout_s = timeout_s
+        self.version = ""  # the controller's, once it said so
 
     def system(self) -> SystemStatus:
-        return codec.decode(SystemStatus, self.get("/status"))
+        return self._read(SystemStatus, self.get("/status"))
 
     def reached(self, commit: str) -> bool:
-        return bool(self.get(f"/commits/{quote(commit, safe='')}")["reached"])
+        """Whether it was acted on. Raises FindingsError `version-skew`: this controller does not say so surely."""
+        found = self._read(Reached, self.get(f"/commits/{quote(commit, safe='')}"))
+        self.version = found.version
+        return found.reached
 
     def table(self, endpoint: str = "") -> TableStatus:
-        return codec.decode(TableStatus, self.get(f"/routes?{urlencode({'endpoint': endpoint})}"))
+        return self._read(TableStatus, self.get(f"/routes?{urlencode({'endpoint': endpoint})}"))
 
     def endpoint(self, name: str) -> EndpointStatus:
-        return codec.decode(EndpointStatus, self.get(f"/endpoints/{quote(name, safe='')}"))
+        return self._read(EndpointStatus, self.get(f"/endpoints/{quote(name, safe='')}"))
 
     def space(self, name: str) -> Space:
-        return codec.decode(Space, self.get(f"/endpoints/{quote(name, safe='')}/capacity"))
+        return self._read(Space, self.get(f"/endpoints/{quote(name, safe='')}/capacity"))
 
     def rollouts(self, name: str, commit: str = "") -> list[RolloutStatus]:
         """Newest first. With a commit: the newest one of it, if any."""
         query = f"?{urlencode({'commit': commit})}" if commit else ""
-        return codec.decode(list[RolloutStatus], self.get(f"/endpoints/{quote(name, safe='')}/rollouts{query}"))
+        found = self._read(list[RolloutStatus], self.get(f"/endpoints/{quote(name, safe='')}/rollouts{query}"))
+        return [one for one in found if one.commit.startswith(commit)]  # an older controller answers all of them
 
     def act(self, name: str, verb: str, action: OperatorAction) -> str:
         """Pause, resume, promote, abort or rollback; answers what was recorded, for a person."""
@@ -80,29 +87,27 @@ class Control:
         return str(reply.get("message", ""))
 
     def verdicts(self, name: str) -> list[VerdictStatus]:
-        return codec.decode(list[VerdictStatus], self.get(f"/endpoints/{quote(name, safe='')}/verdicts"))
+        return self._read(list[VerdictStatus], self.get(f"/endpoints/{quote(name, safe='')}/verdicts"))
 
     def verdict(self, verdict: str) -> VerdictReport:
-        return codec.decode(VerdictReport, self.get(f"/verdicts/{quote(verdict, safe='/')}"))
+        return self._read(VerdictReport, self.get(f"/verdicts/{quote(verdict, safe='/')}"))
 
     def replay(self, verdict: str) -> Replay:
-        return codec.decode(Replay, self.get(f"/replays/{quote(verdict, safe='/')}"))
+        return self._read(Replay, self.get(f"/replays/{quote(verdict, safe='/')}"))
 
     def trace(self, rollout: str, op: str) -> Iterator[bytes]:
         return self.stream(f"/rollouts/{quote(rollout, safe='')}/ops/{quote(op, safe='')}/trace")
 
     def keys(self, name: str) -> dict[str, str]:
-        return codec.decode(dict[str, str], self.get(f"/endpoints/{quote(name, safe='')}/keys"))
+        return self._read(dict[str, str], self.get(f"/endpoints/{quote(name, safe='')}/keys"))
 
     def token(self, name: str, ttl_s: int, who: str) -> dict[str, Any]:
         """`token`, and `expires_at` in Unix time."""
         asked = {"ttl_s": ttl_s, "who": who}
-        return codec.decode(dict[str, Any], self.post(f"/endpoints/{quote(name, safe='')}/token", asked))
+        return self._read(dict[str, Any], self.post(f"/endpoints/{quote(name, safe='')}/token", asked))
 
     def rotate(self, name: str, which: str) -> dict[str, Any]:
-        return codec.decode(
-            dict[str, Any], self.post(f"/endpoints/{quote(name, safe='')}/keys/rotate", {"which": which})
-        )
+        return self._read(dict[str, Any], self.post(f"/endpoints/{quote(name, safe='')}/keys/rotate", {"which": which}))
 
     def events(self, endpoint: str = "", after: int = 0, limit: int = 100) -> tuple[list[dict[str, Any]], int]:
         """Events after an id, oldest first, and the id to ask after next time."""
@@ -127,6 +132,23 @@ class Control:
         with self._answer("GET", path, None, timeout_s=None) as response:
             while chunk := response.read1(CHUNK):
                 yield chunk
+
+    def _read(self, cls: type[T], data: Any) -> T:
+        """Raises FindingsError `version-skew`: a field is missing, or is something else than we know."""
+        try:
+            return codec.decode(cls, data)
+        except codec.CodecError as error:
+            place = str(self.data.root) if isinstance(self.data, DataFolder) else self.data.url
+            raise FindingsError(
+                Finding(
+                    code="version-skew",
+                    message="the controller's answer is not what this version reads",
+                    why=f"{error}; this is headgate {__version__}, the controller is another one",
+                    fix="install the version of the controller, which `headgate doctor` shows; nothing was concluded "
+                    "from the answer",
+                    place=Place(place),
+                )
+            ) from error
 
     def _json(self, method: str, path: str, body: Any) -> Any:
         with self._answer(method, path, body, self.timeout_s) as response:

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from headgate.control import EndpointStatus, OperatorAction, RolloutStatus
-from headgate.findings import Finding, FindingsError, Place
+from headgate.findings import Finding, FindingsError, Place, Severity
+from headgate.version import __version__
 from headgate_console import options, views, watch
 from headgate_console.connect import Control, open_control
 from headgate_console.durations import Duration
@@ -89,8 +90,14 @@ def follow(
     draw: Any,
     screen: watch.Screen | None = None,
 ) -> Exit:
+    said: list[str] = []
+
     def arrived() -> bool:
-        return not commit or control.reached(commit)
+        there = not commit or control.reached(commit)
+        if control.version not in ("", __version__, *said):
+            said.append(control.version)
+            click.echo(str(_skew(control.version)), err=True)
+        return there
 
     def own(status: EndpointStatus) -> RolloutStatus | None:
         if not commit:
@@ -102,6 +109,17 @@ def follow(
     colour = click.get_current_context().color
     looked = watch.Watch(lambda: control.endpoint(endpoint), draw, arrived, own, timeout_s)
     return looked.run(screen or watch.screen(colour))
+
+
+def _skew(version: str) -> Finding:
+    return Finding(
+        code="version-skew",
+        message=f"the controller is headgate {version}, this is {__version__}",
+        why="what one of them says the other may not know",
+        fix="install the controller's version where you wait for it",
+        place=Place("control API"),
+        severity=Severity.WARNING,
+    )
 
 
 @click.group(cls=options.Noun)

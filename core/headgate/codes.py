@@ -174,6 +174,8 @@ SYSTEM: Mapping[str, Entry] = {
                    "Make a Secret with `tls.crt`, `tls.key` and `ca.crt`: docs/cluster.md shows how."),
     "installation-fault": ("A rollout waits for something of the installation that says nothing about its commit.",
                            "Mend what the finding names: the rollout goes on by itself, and no commit is reverted."),
+    "version-skew": ("The controller and the command line are of different versions.",
+                     "Install the same version on both sides; `headgate doctor` shows the controller's."),
     "no-envoy": ("There is no Envoy to run.",
                  "Install `headgate[envoy]`, or name the binary with --envoy or the variable ENVOY."),
     "envoy-option": ("An option does not go with `--dataplane envoy`.", "Leave it out; docs/envoy.md says why."),

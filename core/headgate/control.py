@@ -127,6 +127,15 @@ class EndpointStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """GET /commits/COMMIT."""
+
+    commit: str
+    reached: bool  # it was acted on, by itself or under a newer one
+    version: str  # the controller's
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStatus:
     worker: str
     boot: str

@@ -10,6 +10,7 @@ from controlstub import ControlStub
 from headgate import codec
 from headgate.control import EndpointStatus, RolloutStatus, SystemStatus
 from headgate.findings import Finding, FindingsError, Place
+from headgate.version import __version__
 from headgate_console import main
 from headgate_console.exits import Exit
 from headgate_console.watch import Printed, Watch, outcome
@@ -104,7 +105,7 @@ def test_a_commit_whose_rollout_is_the_endpoints_own_is_not_asked_for_again(monk
         with ControlStub() as control:
             monkeypatch.setenv("HEADGATE_CONTROL", control.url)
             control.scripted = {
-                f"/commits/{SHA}": [(200, {"commit": SHA, "reached": True})],
+                f"/commits/{SHA}": [(200, {"commit": SHA, "reached": True, "version": __version__})],
                 "/endpoints/churn": [(200, codec.to_data(status))] * 2,
                 "/endpoints/churn/rollouts": [(200, codec.to_data([other]))],
             }
@@ -112,6 +113,53 @@ def test_a_commit_whose_rollout_is_the_endpoints_own_is_not_asked_for_again(monk
             assert code == (Exit.TIMEOUT if status is RUNNING else Exit.DEGRADED)
             asked = [(f"/commits/{SHA}", "Bearer t"), ("/endpoints/churn", "Bearer t"), *more]
             assert control.asked == asked
+
+
+LACKING = {k: v for k, v in codec.to_data(endpoint("Healthy", "Synced", None)).items() if k != "sync"}
+HEALTHY = codec.to_data(endpoint("Healthy", "Synced", None))
+
+
+@pytest.mark.parametrize(
+    ("reached", "answer", "says"),
+    [
+        pytest.param({"commit": SHA, "reached": True}, HEALTHY, "`version`", id="which version it is"),
+        pytest.param({"commit": SHA, "version": "0.0.1"}, HEALTHY, "`reached`", id="whether it was acted on"),
+        pytest.param({"commit": SHA, "reached": True, "version": "0.0.1"}, LACKING, "`sync`", id="how it stands"),
+    ],
+)
+def test_an_answer_that_lacks_a_field_is_a_finding_and_no_end_of_the_wait(
+    reached: object, answer: object, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADGATE_TOKEN", "t")
+    with ControlStub() as control:
+        monkeypatch.setenv("HEADGATE_CONTROL", control.url)
+        control.scripted = {
+            f"/commits/{SHA}": [(200, reached)],
+            "/endpoints/churn": [(200, answer)],
+            "/endpoints/churn/rollouts": [(200, [])],
+        }
+        assert main.run(["status", "churn", "--watch", "--commit", SHA]) == Exit.REFUSED
+    said = capsys.readouterr().err
+    assert "[version-skew]" in said
+    assert says in said
+
+
+def test_another_version_is_said_once_and_its_rollouts_of_other_commits_are_not_taken_for_the_commits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A controller that knows no `commit` answers every rollout it keeps."""
+    fell, newer = rollout("failed"), replace(rollout("succeeded", name="ro-churn-f-1"), commit="f" * 40)
+    settled = endpoint("Healthy", "Synced", newer)
+    monkeypatch.setenv("HEADGATE_TOKEN", "t")
+    with ControlStub() as control:
+        monkeypatch.setenv("HEADGATE_CONTROL", control.url)
+        control.scripted = {
+            f"/commits/{SHA}": [(200, {"commit": SHA, "reached": r, "version": "0.0.1"}) for r in (False, True)],
+            "/endpoints/churn": [(200, codec.to_data(one)) for one in (RUNNING, settled)],
+            "/endpoints/churn/rollouts": [(200, codec.to_data([newer, fell]))],
+        }
+        assert main.run(["status", "churn", "--watch", "--commit", SHA]) == Exit.DEGRADED
+    assert capsys.readouterr().err.count("[version-skew]") == 1
 
 
 @pytest.mark.parametrize(("state", "code"), [("Healthy", Exit.OK), ("RolledBack", Exit.DEGRADED)])

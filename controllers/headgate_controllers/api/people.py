@@ -10,8 +10,9 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from headgate import codec
-from headgate.control import OperatorAction
+from headgate.control import OperatorAction, Reached
 from headgate.findings import Finding, FindingsError, Place
+from headgate.version import __version__
 from headgate_controllers.controller import Controller
 
 LAST = 2**62  # events a record can number
@@ -37,7 +38,7 @@ def _seen(api: APIRouter, controller: Controller) -> None:
     @api.get("/commits/{commit}")
     def commit(commit: str) -> Response:
         """Whether it was acted on, by itself or under a newer one. What is no commit was not."""
-        return _json({"commit": commit, "reached": controller.commits.reached(commit)})
+        return _json(Reached(commit, controller.commits.reached(commit), __version__))
 
     @api.get("/routes")
     def table(endpoint: str = "") -> Response:
