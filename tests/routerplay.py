@@ -72,7 +72,7 @@ class Model:
                 heard = await _request(reader)
                 self.heard.append(heard)
                 await _until_left(self.answer(heard, writer), reader)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             self.gone.set()
         finally:
             writer.close()

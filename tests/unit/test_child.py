@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -198,8 +199,8 @@ def test_a_folder_may_be_moved_while_its_process_lives(folder: Path) -> None:
 def test_no_zombie_is_left_with_the_starter(folder: Path) -> None:
     child.start(folder, ["true"], env=ENV)
     ended(folder)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    with suppress(ChildProcessError):  # there is no child, or one of another test, which runs
+        assert os.waitpid(-1, os.WNOHANG) == (0, 0)
 
 
 def alive(number: int) -> bool:
