@@ -91,22 +91,22 @@ class Control:
 
     def _text(self, method: str, path: str, content: bytes | None) -> bytes:
         response = self._ask(method, path, content)
-        try:
-            text = response.read(REPLY_LIMIT + 1)
-        except (OSError, http.client.HTTPException) as error:
-            raise Silent(_words(error)) from None
+        text = _part(response, REPLY_LIMIT + 1)
+        if len(text) <= REPLY_LIMIT:
+            _ended(response)
         if len(text) > REPLY_LIMIT:
             raise Ended(contract.FAILED, f"the control API's answer to {path} is longer than {REPLY_LIMIT} bytes")
         return text
 
     def _save(self, path: str, into: Path) -> None:
         response = self._ask("GET", path, None)
-        with into.open("wb") as file:  # whole again on every try
-            try:
-                while chunk := response.read(CHUNK):
+        try:
+            with into.open("wb") as file:  # whole again on every try
+                while chunk := _part(response, CHUNK):
                     file.write(chunk)
-            except http.client.HTTPException as error:
-                raise Silent(_words(error)) from None
+        except OSError as error:  # a full disk
+            raise Silent(_words(error)) from None
+        _ended(response)
 
     def _ask(self, method: str, path: str, content: bytes | None) -> http.client.HTTPResponse:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -139,6 +139,20 @@ class Control:
             return str(json.loads(Path(self._file).read_bytes())["url"])
         except (OSError, ValueError, KeyError, TypeError):
             raise Silent(f"{Path(self._file).name} names no control API") from None
+
+
+def _part(response: http.client.HTTPResponse, size: int) -> bytes:
+    """Raises Silent: whoever answered is gone."""
+    try:
+        return response.read(size)
+    except (OSError, http.client.HTTPException) as error:
+        raise Silent(_words(error)) from None
+
+
+def _ended(response: http.client.HTTPResponse) -> None:
+    """Raises Silent: the connection ended before the answer did, which a read of some bytes does not tell."""
+    if response.length:
+        raise Silent(f"the answer was cut off, {response.length:,} bytes before its end")
 
 
 def _json(path: str, text: bytes) -> Any:

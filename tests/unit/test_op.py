@@ -43,6 +43,17 @@ class Api(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        """A file; cut off in the middle as often as `answers` says so."""
+        api = self.server
+        assert isinstance(api, Api)
+        cut, content = api.answers.pop(0) if len(api.answers) > 1 else api.answers[0]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) - cut])
+        self.close_connection = True
+
     def do_POST(self) -> None:
         api = self.server
         assert isinstance(api, Api)
@@ -53,6 +64,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)  # as a controller that is killed in the middle
             return
         content = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+        if status < 0:  # cut off by so many bytes
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:status])
+            self.close_connection = True
+            return
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -238,3 +256,28 @@ def test_a_pods_last_words_fit_what_a_cluster_reads() -> None:
 def test_half_an_output_is_never_left() -> None:
     said = json.loads(op.last_words("done", {"digest": "a" * 5_000}))
     assert said == {"message": "outputs are longer than 4096 bytes", "outputs": {}}
+
+
+def test_an_answer_that_is_cut_off_is_asked_for_again(api: Api) -> None:
+    api.answers = [(-5, {"state": "done", "message": "passed"}), DONE]
+    assert main(SMOKE) == 0
+    assert len(api.asked) == 2
+
+
+def test_a_file_that_is_cut_off_is_fetched_again_and_none_is_taken_for_the_whole(api: Api, tmp_path: Path) -> None:
+    whole = b"x" * 3_000_000
+    api.answers = [(1, whole), (2_000_000, whole), (len(whole), whole), (0, whole)]
+    op.Control(5.0).download("/sources/fraud/r.tar", tmp_path / "files.tar")
+    assert (tmp_path / "files.tar").read_bytes() == whole
+    api.answers = [(1, whole)]
+    with pytest.raises(op.Ended) as ended:
+        op.Control(0.0).download("/sources/fraud/r.tar", tmp_path / "files.tar")
+    assert ended.value.code == 75
+
+
+def test_a_file_without_room_on_the_disk_is_tried_again_later(api: Api) -> None:
+    api.answers = [(0, b"x" * 100_000)]
+    with pytest.raises(op.Ended) as ended:
+        op.Control(0.0).download("/sources/fraud/r.tar", Path("/dev/full"))
+    assert ended.value.code == 75
+    assert "No space left" in str(ended.value)
