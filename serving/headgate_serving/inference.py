@@ -127,23 +127,34 @@ class Inference:
 
     async def _stream(self, worker: Worker, reply: Reply, headers: Pairs, receive: Receive, send: Send) -> None:
         """Chunk by chunk; ends run()'s generator when the caller has gone. A broken one ends without its last chunk."""
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        sized = [header for header in headers if header[0] != b"content-length"]  # a script's own may be wrong
         gone = asyncio.ensure_future(receive())
         try:
+            await send({"type": "http.response.start", "status": reply.status, "headers": sized})
             async for chunk in worker.chunks():
                 if gone.done():
-                    await worker.cancel()
                     break
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             else:
                 await send({"type": "http.response.body", "body": b""})
-            self._crew.give(worker)
-        except StreamBroken:
-            self._crew.give(worker)  # unfinished: the server closes the connection, the caller sees it truncated
         except WorkerLost:
-            return  # likewise
+            return  # unfinished: the server closes the connection, the caller sees it truncated
+        except StreamBroken:
+            pass  # likewise; the worker lives
+        except Exception:  # what the script answered cannot be sent: that costs this answer, and no worker
+            await self._take_back(worker)
+            raise
         finally:
             gone.cancel()
+        await self._take_back(worker)
+
+    async def _take_back(self, worker: Worker) -> None:
+        """For the next request, once it is done with this one."""
+        try:
+            await worker.cancel()
+        except WorkerLost:
+            return
+        self._crew.give(worker)
 
     def _swagger(self) -> Mapping[str, Any]:
         answer = {"200": {"description": "run()'s answer"}, "default": {"description": "an error"}}

@@ -288,6 +288,7 @@ def answer(channel: Channel, script: Script, meta: dict[str, Any], body: bytes) 
         output = script.call(meta, body)
         elapsed = f"{(time.perf_counter() - started) * 1000:.3f}"
         status, headers, content = shaped(output)
+        content = content.encode() if isinstance(content, str) else content
     except BadInput as error:
         return send_whole(channel, 400, [JSON_TYPE], json.dumps({"message": str(error)}), "0.000")
     except Exception as error:  # noqa: BLE001  user code raises anything; the process lives on
@@ -296,7 +297,7 @@ def answer(channel: Channel, script: Script, meta: dict[str, Any], body: bytes) 
         message = str(error) if isinstance(error, Unserialisable) else FAILED_TEXT
         failed = [JSON_TYPE, ["x-ms-run-function-failed", "True"]]
         return send_whole(channel, 500, failed, json.dumps({"message": message}), elapsed)
-    if isinstance(content, (str, bytes)):
+    if isinstance(content, bytes):
         return send_whole(channel, status, headers, content, elapsed)
     return send_stream(channel, status, headers, content, elapsed)
 

@@ -48,6 +48,7 @@ class Worker:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._streams = False  # chunks of an answer are still to come
 
     async def ready(self) -> Mapping[str, Any]:
         kind, meta, _ = await self._receive()
@@ -58,7 +59,8 @@ class Worker:
     async def ask(self, meta: Mapping[str, Any], body: bytes) -> Reply:
         await self._send(protocol.REQUEST, meta, body)
         kind, head, content = await self._receive()
-        headers = [(k.encode("latin-1"), v.encode("latin-1", "replace")) for k, v in head["headers"]]
+        self._streams = kind == protocol.HEAD
+        headers = [(k.encode("latin-1", "replace"), v.encode("latin-1", "replace")) for k, v in head["headers"]]
         return Reply(head["status"], headers, head["ms"], None if kind == protocol.HEAD else content)
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -66,16 +68,20 @@ class Worker:
         while True:
             kind, meta, content = await self._receive()
             if kind == protocol.END:
+                self._streams = False
                 if meta["error"]:
                     raise StreamBroken(meta["error"])
                 return
             yield content
 
     async def cancel(self) -> None:
-        """Ends a streamed answer early and waits until the worker is free again."""
+        """Ends a streamed answer early, unless it has ended, and waits until the worker is free again."""
+        if not self._streams:
+            return
         await self._send(protocol.CANCEL)
         while (await self._receive())[0] != protocol.END:
             pass
+        self._streams = False
 
     def close(self) -> None:
         self._writer.close()

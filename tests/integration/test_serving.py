@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -92,6 +92,36 @@ def test_a_raw_request_and_response(start: Start) -> None:
     )
     answer = start(script).ready().score(b"\xff\x00", **{"X-Mark": "m"})
     assert (answer.status_code, answer.content, answer.headers["x-more"]) == (202, b"\xff\x00m", "yes")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param("AMLResponse('x', 200, {'X-\\u65e5': '1'})", id="a header's name"),
+        pytest.param("AMLResponse('x', 200, {'X-More': 'a\\nb'})", id="a header's value"),
+        pytest.param("AMLResponse('x', 42)", id="a status"),
+        pytest.param("AMLResponse(iter(['x']), 200, {'X-\\u65e5': '1'})", id="a header's name of a stream"),
+        pytest.param("AMLResponse(iter(['x']), 200, {'X-More': 'a\\nb'})", id="a header's value of a stream"),
+        pytest.param("AMLResponse(iter(['x']), 42)", id="a status of a stream"),
+        pytest.param("AMLResponse('\\ud800', 200)", id="half a character"),
+        pytest.param("AMLResponse(iter(['\\ud800']), 200)", id="half a character of a stream"),
+        pytest.param("AMLResponse(5, 200)", id="a number"),
+        pytest.param("AMLResponse('x', 200, {'Content-Length': '5'})", id="a length of its own"),
+        pytest.param("AMLResponse(iter(['x']), 200, {'Content-Length': '0'})", id="a shorter length of a stream"),
+        pytest.param("AMLResponse(iter(['x']), 200, {'Content-Length': '9'})", id="a longer length of a stream"),
+    ],
+)
+def test_an_answer_that_cannot_be_sent_costs_one_answer_and_no_worker(start: Start, made: str) -> None:
+    script = (
+        "from azureml.contrib.services.aml_response import AMLResponse\n"
+        "def init():\n    pass\n"
+        f"def run(data):\n    return {made} if data == 'odd' else data\n"
+    )
+    replica = start(script).ready()
+    for _ in range(2):
+        with suppress(httpx.HTTPError):
+            replica.score("odd")
+        assert replica.score("fine").json() == "fine"
 
 
 def test_liveness_answers_while_user_code_holds_the_interpreter(start: Start) -> None:
