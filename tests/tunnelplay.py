@@ -86,7 +86,7 @@ class System:
 
     @property
     def envoys(self) -> bool:
-        """It is Envoy that tunnels: of bytes it knows which side ended them, and nothing of frames."""
+        """It is Envoy that tunnels: it says no Close of its own, and does not tell open tunnels by revision."""
         return self.worker.side is not None
 
     async def open(self) -> int:

@@ -116,6 +116,8 @@ def test_unknown_endpoints_drained_ones_and_unknown_deployments_are_404(tmp_path
             assert (drained.status_code, drained.json()["error"]["code"]) == (404, "no-deployment")
             unknown = await system.post(headers={"azureml-model-deployment": "nobody"})
             assert unknown.status_code == 404
+            twice = [("azureml-model-deployment", "rev-name"), ("azureml-model-deployment", "rev-name")]
+            assert (await system.post(headers=twice)).status_code == 404
             assert model.heard == []
             named = await system.post(headers={"azureml-model-deployment": "rev-name"})
             assert named.headers["headgate-revision"] == "rev"

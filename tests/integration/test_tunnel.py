@@ -48,8 +48,7 @@ def test_messages_pass_both_ways_and_the_tunnel_is_one_request(tmp_path: Path) -
             counts = batch.live["blue-1"]
             assert (dict(counts.outcomes), dict(counts.latency), batch.statuses) == ({"ok": 1}, {}, {"101": 1})
             assert sum(counts.first_byte.values()) == 1
-            ended = {Why.MODEL if system.envoys else Why.CALLER: 1}
-            assert (await system.open(), system.worker.book.tunnels.ended) == (0, ended)
+            assert (await system.open(), system.worker.book.tunnels.ended) == (0, {Why.CALLER: 1})
 
     run(tmp_path, scenario)
 
@@ -95,6 +94,31 @@ def test_the_asgi_data_path_refuses_every_websocket(tmp_path: Path) -> None:
 async def answered(system: System, **headers: str) -> bytes:
     async with system.connect(headers=headers) as caller:
         return bytes(await caller.recv())
+
+
+OVERRIDES = {
+    "nobody": 404, "blue@nope": 404, "@": 404, "blue": 101, "blue@blue-1": 101, "green": 403, "green@green-1": 403,
+    "blue\r\nazureml-model-deployment: blue": 404,
+}  # fmt: skip
+
+
+def test_an_override_that_names_nobody_is_404_where_one_that_takes_no_websocket_is_403(tmp_path: Path) -> None:
+    async def status(system: System, override: str) -> int:
+        field = f"\r\nazureml-model-deployment: {override}\r\n\r\n".encode()
+        reader, writer = await system.raw(tunnelplay.UPGRADE.replace(b"\r\n\r\n", field))
+        said = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        return int(said.split(b" ")[1])
+
+    async def scenario(system: System) -> None:
+        async with system.model() as address:
+            await system.route(row("blue", 1000, address), row("green", 0, address, websocket=False))
+            assert {override: await status(system, override) for override in OVERRIDES} == OVERRIDES
+            await system.settled()
+            await system.route(row("green", 1000, address, websocket=False))
+            assert {await status(system, override) for override in OVERRIDES} == {403}, "nobody speaks it here"
+
+    run(tmp_path, scenario)
 
 
 def test_the_split_chooses_where_a_tunnel_goes(tmp_path: Path) -> None:

@@ -193,11 +193,92 @@ def test_a_side_that_is_killed_ends_the_tunnel_at_once(tmp_path: Path, side: str
                 await gone.wait()
             writer.close()
             await system.settled()
-            ended = Why(side) if system.envoys else why
-            assert system.worker.book.tunnels.ended == {ended: 1}
-            assert system.outcomes() == {"ok" if system.envoys else outcome: 1}
+            assert system.worker.book.tunnels.ended == {why: 1}
+            assert system.outcomes() == {outcome: 1}
 
     run(tmp_path, scenario)
+
+
+CLOSE, PING = b"\x88\x02\x03\xe8", b"\x89\x00"
+MASK = b"\x00\x00\x00\x00"
+
+
+def frame(size: int, *, masked: bool) -> bytes:
+    """Whose payload looks like frames that close."""
+    bit = 128 if masked else 0
+    length = (
+        bytes([bit | size])
+        if size < 126
+        else bytes([bit | 126]) + size.to_bytes(2)
+        if size < 1 << 16
+        else bytes([bit | 127]) + size.to_bytes(8)
+    )
+    return b"\x82" + length + (MASK if masked else b"") + (CLOSE * (size // 4 + 1))[:size]
+
+
+@pytest.mark.parametrize(
+    ("side", "closes", "why"),
+    [
+        ("model", False, Why.MODEL_LOST),
+        ("model", True, Why.MODEL),
+        ("caller", False, Why.CALLER_LOST),
+        ("caller", True, Why.CALLER),
+    ],
+    ids=["model lost", "model", "caller lost", "caller"],
+)
+def test_who_said_close_is_known_whatever_passed_before(tmp_path: Path, side: str, closes: bool, why: Why) -> None:
+    masked = side == "caller"
+    said = b"".join(frame(size, masked=masked) for size in (0, 1, 125, 126, 127, 65_535, 65_536, 3)) + PING
+    close = (b"\x88\x82" + MASK + b"\x03\xe8" if masked else CLOSE) if closes else b""
+
+    async def speak(writer: asyncio.StreamWriter) -> None:
+        at = 0
+        for step in (1, 2, 1, 3, 5, 130, 1, 1, 129, 2, 7, 1, 65_000, 1, 600, 1, 1, 2, 1, 1, 1, 200_000):
+            writer.write((said + close)[at : at + step])
+            await writer.drain()
+            await asyncio.sleep(0.005)  # so that most pieces arrive by themselves
+            at += step
+        writer.close()
+
+    async def scenario(system: System) -> None:
+        async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(SWITCH)
+            if side == "model":
+                await speak(writer)
+            await reader.read()
+
+        async with speaking(act) as address:
+            await system.route(row("blue", 1000, address))
+            reader, writer = await system.raw()
+            await reader.readuntil(b"\r\n\r\n")
+            if side == "caller":
+                await speak(writer)
+            await reader.read()
+            writer.close()
+            await system.settled()
+            assert system.worker.book.tunnels.ended == {why: 1}
+
+    run(tmp_path, scenario)
+
+
+def test_what_passes_a_tunnel_is_no_body_and_has_no_limit(tmp_path: Path) -> None:
+    async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SWITCH)
+        await reader.readexactly(len(frame(50_000, masked=True)))
+        writer.write(b"all")
+        await reader.read()
+
+    async def scenario(system: System) -> None:
+        async with speaking(act) as address:
+            await system.route(row("blue", 1000, address))
+            reader, writer = await system.raw()
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(frame(50_000, masked=True))
+            assert await reader.readexactly(3) == b"all"
+            writer.close()
+            await system.settled()
+
+    run(tmp_path, scenario, max_body=1000)
 
 
 def test_a_caller_who_leaves_during_the_handshake_ends_it(tmp_path: Path) -> None:

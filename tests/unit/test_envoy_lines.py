@@ -14,7 +14,7 @@ from headgate_router.tunnels import Why
 
 WHOLE: dict[str, Any] = {
     "kind": "live", "endpoint": "e", "generation": "5", "chosen": None, "cluster": "e/rev", "status": 200,
-    "flags": "-", "details": "via_upstream", "bytes": 20, "first_us": 3000, "whole_us": 4000, "ms": 5,
+    "flags": "-", "details": "via_upstream", "closed": None, "bytes": 20, "first_us": 3000, "whole_us": 4000, "ms": 5,
 }  # fmt: skip
 
 
@@ -51,23 +51,27 @@ def test_what_became_of_a_request(more: dict[str, Any], outcome: str, status: st
 
 
 @pytest.mark.parametrize(
-    ("flags", "details", "why"),
+    ("flags", "details", "closed", "why", "outcome", "status"),
     [
-        ("UC", "upstream_reset_after_response_started{connection_termination}", Why.MODEL),
-        ("DC", "downstream_remote_disconnect", Why.CALLER),
-        ("DC", "downstream_local_disconnect(purging)", Why.DRAINED),
-        ("SI", "stream_idle_timeout", Why.IDLE),
-        ("-", "max_duration_timeout", Why.LIFE),
+        ("UC", "upstream_reset_after_response_started{connection_termination}", "", Why.MODEL_LOST, "truncated", "101"),
+        ("UC", "upstream_reset_after_response_started{connection_termination}", "model", Why.MODEL, "ok", "101"),
+        ("UC", "upstream_reset_after_response_started{connection_termination}", "caller", Why.CALLER, "ok", "101"),
+        ("DC", "downstream_remote_disconnect", "", Why.CALLER_LOST, "client_gone", "499"),
+        ("DC", "downstream_remote_disconnect", "model", Why.MODEL, "ok", "101"),
+        ("DC", "downstream_local_disconnect(purging)", "", Why.DRAINED, "ok", "101"),
+        ("SI", "stream_idle_timeout", "", Why.IDLE, "ok", "101"),
+        ("-", "max_duration_timeout", "", Why.LIFE, "ok", "101"),
     ],
     ids=lambda value: value.value if isinstance(value, Why) else "",
 )
 def test_a_tunnel_is_one_request_without_a_duration_and_its_end_has_a_reason(
-    flags: str, details: str, why: Why
+    flags: str, details: str, closed: str, why: Why, outcome: str, status: str
 ) -> None:
     book = Book()
-    count(book, json.dumps({**WHOLE, "status": 101, "flags": flags, "details": details, "whole_us": None}).encode())
+    more = {"status": 101, "flags": flags, "details": details, "closed": closed or None, "whole_us": None}
+    count(book, json.dumps({**WHOLE, **more}).encode())
     (batch,) = book.seal(1.0)
-    assert (batch.live["rev"].outcomes, batch.live["rev"].latency, batch.statuses) == ({"ok": 1}, {}, {"101": 1})
+    assert (batch.live["rev"].outcomes, batch.live["rev"].latency, batch.statuses) == ({outcome: 1}, {}, {status: 1})
     assert sum(batch.live["rev"].first_byte.values()) == 1
     assert book.tunnels.ended == {why: 1}
 

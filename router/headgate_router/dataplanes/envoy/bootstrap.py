@@ -79,14 +79,16 @@ def bootstrap(worker: str, door: Door, places: Places) -> dict[str, Any]:
 
 
 def _callers(door: Door) -> dict[str, Any]:
+    admits = [_admission(door.domain), _refusal()]
+    tunnels = [*admits, _script("tunnel.lua", "headgate.tunnel"), _router()]  # what passes there is no body: no limit
     manager = {
-        **_manager(CALLERS, CALLERS, [_admission(door.domain), _refusal(), _body_limit(door.max_body), _router()]),
+        **_manager(CALLERS, CALLERS, [*admits, _body_limit(door.max_body), _router()]),
         "early_header_mutation_extensions": [
             {"name": "ours", "typed_config": {"@type": _MUTATIONS, "mutations": [{"remove": name} for name in _OURS]}}
         ],
         "access_log": [_log(_LIVE)],
         "local_reply_config": {"mappers": [_reply(*row) for row in _REPLIES]},
-        "upgrade_configs": [{"upgrade_type": "websocket"}],  # which routes take them is for `filter.lua` to say
+        "upgrade_configs": [{"upgrade_type": "websocket", "filters": tunnels}],  # which routes take them, routes say
     }
     chain: dict[str, Any] = {"filters": [_http(manager)]}
     if door.certificate is not None and door.key is not None:
@@ -149,9 +151,13 @@ def _admission(domain: str) -> dict[str, Any]:
     return _lua(script)
 
 
-def _lua(script: str) -> dict[str, Any]:
+def _script(file: str, name: str = LUA) -> dict[str, Any]:
+    return _lua(_HERE.with_name(file).read_text(), name)
+
+
+def _lua(script: str, name: str = LUA) -> dict[str, Any]:
     code = {"default_source_code": {"inline_string": script}}
-    return {"name": LUA, "typed_config": {"@type": f"{_HTTP}.lua.v3.Lua", **code}}
+    return {"name": name, "typed_config": {"@type": f"{_HTTP}.lua.v3.Lua", **code}}
 
 
 def _refusal() -> dict[str, Any]:
@@ -167,7 +173,7 @@ def _body_limit(most: int) -> dict[str, Any]:
 def _router() -> dict[str, Any]:
     codec = {"@type": f"{_HTTP}.upstream_codec.v3.UpstreamCodec"}
     upstream = [
-        _lua(_HERE.with_name("replica.lua").read_text()),
+        _script("replica.lua"),
         {"name": "envoy.filters.http.upstream_codec", "typed_config": codec},
     ]
     config = {"@type": f"{_HTTP}.router.v3.Router", "suppress_envoy_headers": True, "upstream_http_filters": upstream}
@@ -253,6 +259,7 @@ _LIVE = {
     "status": "%RESPONSE_CODE%",
     "flags": "%RESPONSE_FLAGS%",
     "details": "%RESPONSE_CODE_DETAILS%",
+    "closed": "%DYNAMIC_METADATA(headgate:close)%",
     "bytes": "%BYTES_RECEIVED%",
     "first_us": "%COMMON_DURATION(US_TX_BEG:US_RX_BEG:us)%",
     "whole_us": "%COMMON_DURATION(US_TX_BEG:US_RX_END:us)%",

@@ -121,6 +121,9 @@ function envoy_on_request(handle)
     headers:replace("headgate-score", "yes")
   end
   headers:replace(":path", "/" .. below .. query)
+  if headers:getNumValues("azureml-model-deployment") > 1 then
+    headers:replace("azureml-model-deployment", "more than once") -- which is no deployment's name
+  end
   headers:replace("headgate-admitted", "yes")
   handle:clearRouteCache()
   if odd(handle, headers) then

@@ -26,6 +26,7 @@ SWITCHED = 101
 STOOD_STILL = "SI"
 TOO_OLD = "max_duration_timeout"
 OUR_END = "downstream_local_disconnect"
+_ENDS = {Why.CALLER_LOST: Outcome.CLIENT_GONE, Why.MODEL_LOST: Outcome.TRUNCATED}  # all others are good ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Line:
     status: int | None
     flags: str | None  # comma-separated
     details: str | None
+    closed: str | None  # of a tunnel: who said Close first, caller or model
     bytes: int
     first_us: int | None
     whole_us: int | None
@@ -95,8 +97,8 @@ def _copy(book: Book, line: Line, endpoint: str, generation: int, revision: str)
 
 def _became(line: Line) -> tuple[Outcome, float | None]:
     """What became of it, and its milliseconds: of a whole answer, or until it was given up."""
-    if line.status == SWITCHED:  # its frames are not looked at: who left without a Close is not known
-        return Outcome.OK, None
+    if line.status == SWITCHED:
+        return _ENDS.get(_ended(line), Outcome.OK), None
     flags = _flags(line)
     if flags & LEFT or not line.status:
         return Outcome.CLIENT_GONE, None
@@ -110,11 +112,13 @@ def _became(line: Line) -> tuple[Outcome, float | None]:
 
 def _ended(line: Line) -> Why:
     flags, details = _flags(line), line.details or ""
+    if line.closed:
+        return Why(line.closed)
     if flags & LEFT:
-        return Why.DRAINED if details.startswith(OUR_END) else Why.CALLER
+        return Why.DRAINED if details.startswith(OUR_END) else Why.CALLER_LOST
     if STOOD_STILL in flags:
         return Why.IDLE
-    return Why.LIFE if details == TOO_OLD else Why.MODEL
+    return Why.LIFE if details == TOO_OLD else Why.MODEL_LOST
 
 
 def _flags(line: Line) -> set[str]:
