@@ -149,18 +149,24 @@ def test_new_revisions_speak_it_old_ones_stay_and_no_caller_sees_a_renewal(
     assert set(seen) == {200}
 
 
-def test_a_secret_that_is_missing_is_said_and_callers_are_answered_by_what_served(installed: Installation) -> None:
+def test_a_secret_that_is_missing_holds_the_rollout_until_it_is_there_and_no_caller_sees_it(
+    installed: Installation, tmp_path: Path
+) -> None:
     caller = Recorder(installed, installed.key())
     caller.start()
     installed.install(**ROUTERS, **{"models.tls.serverSecret": "models-absent"})
     acts(installed)
     write(installed, "third")
-    installed.push("third")
+    commit = installed.push("third")
 
     def said() -> str:
-        done = installed.headgate("events", "greet")
-        return done.stdout if "has no tls.crt, tls.key, ca.crt" in done.stdout else ""
+        done = installed.headgate("status", "greet")
+        return done.stdout if "installation-fault" in done.stdout else ""
 
-    assert "does not start" in within(ROLLED_S, said, "the rollout says what is missing")
+    assert "has no tls.crt, tls.key, ca.crt" in within(ROLLED_S, said, "the rollout says what is missing")
     assert answers(installed, installed.key(), "secured")
+    give(installed, "models-absent", US.issue(tmp_path / "server", SERVER))
+    within(ROLLED_S, lambda: rolled(installed, commit), "it goes on by itself once the Secret is there")
+    assert answers(installed, installed.key(), "third")
+    assert installed.git("ls-remote", "origin", "main").startswith(commit), "no commit was reverted"
     assert set(caller.stop()) == {200}
