@@ -13,11 +13,11 @@ from typing import Any
 
 from headgate.assets import Pin
 from headgate.draft import Draft
-from headgate.findings import Finding, HeadgateError, Place, TransientError
+from headgate.findings import Finding, HeadgateError, Place, TransientError, is_text
 from headgate.intent import accept, forget, reject
 from headgate.ports import Tree
 from headgate.process import Settings
-from headgate.reading import Reading, endpoint_names, name_findings, read_endpoint, read_settings
+from headgate.reading import Reading, endpoint_names, name_findings, odd_name, read_endpoint, read_settings
 from headgate_controllers.heads import Heads
 from headgate_controllers.records.sqlite import SqliteRecord
 from headgate_controllers.repo import EndpointsRepo
@@ -145,7 +145,9 @@ class Commits:
             self._record.meta_set(TAKEN, self._taken)  # a record of before has none
         else:
             self.settings, self._unknown = settings, False
-            touched = self._touched(commit, tree)
+            every = self._touched(commit, tree)
+            touched = tuple(name for name in every if is_text(name))
+            self.findings = (*self.findings, *(odd_name(f"endpoints/{n}") for n in every if not is_text(n)))
             if not all(self._heads.get(endpoint).asked for endpoint in touched):
                 self.findings = (*self.findings, *name_findings(endpoint_names(tree)))
             pin = reader(tree, self.settings, self._outside)
@@ -173,8 +175,7 @@ class Commits:
         if tree.object_id(f"endpoints/{endpoint}") is None:
             self._heads.change(endpoint, lambda draft: forget(draft, tree.commit))
             return
-        reading = read_endpoint(tree, endpoint, self.settings, pin, self._cache)
-        said = (*reading.findings, *self._check(reading, tree))
+        reading, said = self._read(endpoint, tree, pin)
         findings = tuple(finding for finding in said if finding.code not in self._moot)
         self._index(endpoint, reading.files)
         if any(f.code in AWAY for f in findings):
@@ -189,6 +190,18 @@ class Commits:
                 accept(draft, target, findings)
 
         self._heads.change(endpoint, decide)
+
+    def _read(self, endpoint: str, tree: Tree, pin: Pin) -> tuple[Reading, tuple[Finding, ...]]:
+        try:
+            reading = read_endpoint(tree, endpoint, self.settings, pin, self._cache)
+            return reading, (*reading.findings, *self._check(reading, tree))
+        except HeadgateError:
+            raise
+        except Exception as error:  # what one endpoint asks must not keep from the others what they ask
+            log.exception("%s: reading %s broke off", endpoint, tree.commit[:10])
+            why, fix = "its last good state serves on", "report it with the commit: it is a fault of Headgate"
+            message, place = f"reading it broke off: {type(error).__name__}", Place(f"endpoints/{endpoint}")
+            return Reading(None), (Finding("reading-broke", message, why, fix, place),)
 
     def _touched(self, commit: str, tree: Tree) -> tuple[str, ...]:
         changed = self._changed(commit)

@@ -63,6 +63,8 @@ FIELDS: Mapping[str, Entry] = {
 REPOSITORY: Mapping[str, Entry] = {
     "endpoint-missing": ("A folder below endpoints/ without endpoint.yml.", "Add the file, or move the folder."),
     "name-mismatch": ("A name in a file differs from the folder's.", "Write the folder's name, or rename the folder."),
+    "name-bytes": ("A file's or folder's name is not UTF-8.", "Rename it."),
+    "reading-broke": ("An endpoint could not be read, by a fault of ours.", "Report it, with the commit."),
     "name-case": ("Two names differ only in case.", "Rename one: host names do not tell them apart."),
     "duplicate-name": ("One name is used twice.", "Rename or delete one."),
     "traffic-sum": ("`traffic` adds up to neither 100 nor 0.", "Make it 100, or 0 to drain the endpoint."),

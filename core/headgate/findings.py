@@ -26,6 +26,10 @@ class Place:
     line: int = 0
     column: int = 0
 
+    def __post_init__(self) -> None:
+        if not is_text(self.file):
+            object.__setattr__(self, "file", shown(self.file))
+
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
@@ -39,6 +43,11 @@ class Finding:
     place: Place
     severity: Severity = Severity.ERROR
 
+    def __post_init__(self) -> None:
+        for name in ("message", "why", "fix"):
+            if not is_text(text := getattr(self, name)):
+                object.__setattr__(self, name, shown(text))
+
     @property
     def is_error(self) -> bool:
         return self.severity is Severity.ERROR
@@ -47,6 +56,23 @@ class Finding:
         head = f"{self.place}: {self.severity}[{self.code}]: {self.message}"
         rest = [f"  {label}: {text}" for label, text in (("why", self.why), ("fix", self.fix)) if text]
         return "\n".join([head, *rest])
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be written down: names in git may be bytes that are no UTF-8, here half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(text: str) -> str:
+    """With what is no text as escapes: it can be stored, sent and printed."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def cut(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from headgate import conda, gateblocks, settings, spec
 from headgate.assets import Assets, Pin
 from headgate.check import closest
-from headgate.findings import Finding, Place, in_order
+from headgate.findings import Finding, Place, in_order, is_text
 from headgate.gateblocks import SETTINGS
 from headgate.paths import Paths, read_text
 from headgate.ports import Tree
@@ -55,6 +55,12 @@ def read_settings(tree: Tree) -> tuple[Settings, tuple[Finding, ...]]:
 def endpoint_names(tree: Tree) -> tuple[str, ...]:
     """The folders below endpoints/, by name."""
     return tuple(sorted({path.split("/")[1] for path in tree.files(ROOT) if path.count("/") > 1}))
+
+
+def odd_name(path: str) -> Finding:
+    """A name that is no text: nothing could be recorded under it."""
+    why = "git keeps names as bytes; what is served is recorded, routed and shown by text"
+    return Finding("name-bytes", "its name is not UTF-8", why, "rename it", Place(path))
 
 
 def name_findings(names: tuple[str, ...]) -> tuple[Finding, ...]:
@@ -108,9 +114,13 @@ class _Endpoint:
         self.folder = f"{ROOT}/{name}"
         self.assets = assets
         self.paths = assets.paths
-        self.listing = tree.files(self.folder)
+        listing = tree.files(self.folder)
+        self.listing = {path: size for path, size in listing.items() if is_text(path)}
         self.findings = assets.findings
         self.broken: set[str] = set()  # deployments that have findings of their own; traffic may name them
+        odd = next((path for path in listing if not is_text(path)), "")
+        if odd:
+            self.findings.append(odd_name(odd))
 
     def read(self) -> Reading:
         endpoint = self._endpoint()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from headgate import codec
 from headgate.findings import TransientError
+from headgate.ports import Tree
+from headgate.reading import Reading
 from headgate.target import ModelPin
 from headgate_controllers import commits as module
 from headgate_controllers.commits import Commits
@@ -126,6 +131,67 @@ def test_a_broken_commit_is_rejected_and_read_again_with_the_next(desk: Desk) ->
     desk.put("README.md", "another file altogether")
     desk.commit()
     assert desk.commits.look() == ("fraud",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(b"endpoints/\xff/endpoint.yml", id="an endpoint"),
+        pytest.param(b"endpoints/churn/deployments/\xff.yml", id="a deployment"),
+        pytest.param(b"endpoints/churn/\xff", id="a file that nobody reads"),
+    ],
+)
+def test_a_name_that_is_no_text_stops_nothing_but_itself(desk: Desk, name: bytes) -> None:
+    file = os.path.join(os.fsencode(desk.work), name)
+    os.makedirs(os.path.dirname(file), exist_ok=True)
+    with open(file, "w") as opened:
+        opened.write("name: x\n")
+    commit = desk.commit()
+    desk.commits.look()
+    assert desk.commits.handled == commit
+    assert desk.heads.get("fraud").active is not None
+    said = (*desk.commits.findings, *desk.heads.get("churn").findings)
+    assert [(f.code, "\\xff" in f.place.file) for f in said] == [("name-bytes", True)]
+    codec.canonical(said)
+    desk.restart()
+    assert desk.commits.look() == ()
+
+
+def test_links_of_any_bytes_are_named_and_stop_nothing(desk: Desk) -> None:
+    code = os.path.join(os.fsencode(desk.work), b"endpoints/churn/code")
+    os.symlink(b"/\xfe", os.path.join(code, b"\xff"))
+    commit = desk.commit()
+    desk.commits.look()
+    assert desk.commits.handled == commit
+    assert [f.code for f in desk.heads.get("churn").findings] == ["path-link"]
+    assert desk.heads.get("fraud").active is not None
+
+
+def test_an_endpoint_whose_reading_breaks_keeps_nothing_from_the_others(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.commits.look()
+    good = desk.heads.get("churn").asked
+    read = module.read_endpoint
+
+    def breaks(tree: Tree, name: str, *more: Any) -> Reading:
+        if name == "churn":
+            raise RecursionError("nobody thought of this")
+        return read(tree, name, *more)
+
+    monkeypatch.setattr(module, "read_endpoint", breaks)
+    for name in ("churn", "fraud"):
+        desk.put(f"endpoints/{name}/code/score.py", "def init(): return 2\n")
+    commit = desk.commit()
+    assert desk.commits.look() == ("churn", "fraud")
+    assert (desk.commits.handled, desk.heads.get("fraud").commit) == (commit, commit)
+    head = desk.heads.get("churn")
+    assert ([f.code for f in head.findings], head.asked) == (["reading-broke"], good)
+    monkeypatch.undo()
+    desk.put("README.md", "another commit")
+    assert desk.commit() != commit
+    assert desk.commits.look() == ("churn",)
+    assert desk.heads.get("churn").findings == ()
 
 
 def test_a_folder_that_is_gone_is_forgotten(desk: Desk) -> None:
