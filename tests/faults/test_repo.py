@@ -16,7 +16,7 @@ import pytest
 
 from headgate_controllers.repo import EndpointsRepo
 from headgate_controllers.repo import endpoints as repo_module
-from headgate_controllers.repo.gitdir import RepoError
+from headgate_controllers.repo.gitdir import STALE_S, RepoError
 
 DEADLINE_S = 60.0
 
@@ -85,6 +85,36 @@ def test_a_lock_left_by_a_killed_git_stops_nothing(lock: str, origin: Path, tmp_
         left = tmp_path / "m.git" / lock
         left.parent.mkdir(parents=True, exist_ok=True)
         left.touch()
+
+
+@pytest.mark.parametrize("lock", ["HEAD.lock", "refs/heads/main.lock", "shallow.lock"])
+def test_a_lock_that_a_git_of_ours_leaves_while_we_run_stops_nothing_for_long(
+    lock: str, origin: Path, tmp_path: Path
+) -> None:
+    commit(origin, a="1")
+    opened = EndpointsRepo(f"file://{origin}", tmp_path / "m.git")
+    opened.fetch()
+    second = commit(origin, a="2")
+    left = tmp_path / "m.git" / lock
+    left.touch()
+    long_ago = time.time() - 2 * STALE_S
+    os.utime(left, (long_ago, long_ago))
+    opened.fetch()
+    assert opened.head() == second
+    opened.close()
+
+
+def test_a_lock_that_may_be_held_is_not_taken_away(origin: Path, tmp_path: Path) -> None:
+    commit(origin, a="1")
+    opened = EndpointsRepo(f"file://{origin}", tmp_path / "m.git")
+    opened.fetch()
+    commit(origin, a="2")
+    held = tmp_path / "m.git/refs/heads/main.lock"
+    held.touch()
+    with pytest.raises(RepoError):
+        opened.fetch()
+    assert held.exists()
+    opened.close()
 
 
 def test_a_mirror_that_was_half_made_is_made_whole(origin: Path, tmp_path: Path) -> None:

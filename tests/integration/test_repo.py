@@ -94,6 +94,28 @@ def until(what: Callable[[], bool]) -> None:
 # --- looking ---
 
 
+@pytest.mark.parametrize("kind", ["path", "url"])
+def test_a_shallow_clone_is_followed_copied_and_written_to(author: Author, tmp_path: Path, kind: str) -> None:
+    for number in range(3):
+        author.write(a=str(number)).commit(f"c{number}")
+    shallow = tmp_path / "shallow.git"
+    git(tmp_path, "clone", "-q", "--bare", "--depth", "1", f"file://{author.origin}", str(shallow))
+    repo = EndpointsRepo(str(shallow) if kind == "path" else f"file://{shallow}", tmp_path / "m.git")
+    repo.fetch()
+    first = repo.head()
+    git(author.work, "remote", "set-url", "origin", str(shallow))
+    second = author.write(a="new").commit("new")
+    repo.fetch()
+    repo.keep()
+    assert (repo.head(), repo.is_ancestor(first, second)) == (second, True)
+    assert [c.subject for c in repo.log(second, after=first)] == ["new"]
+    assert [c.subject for c in repo.log(second)] == ["new", "c2"]
+    made = repo.commit_files(second, {"a.txt": b"back"}, "undone", at=1.0)
+    repo.push(made, "main", second)
+    assert git(shallow, "rev-parse", "main") == made
+    repo.close()
+
+
 def test_a_fetch_says_whether_the_branch_moved(author: Author, repo: EndpointsRepo) -> None:
     first = author.write(a="1").commit("first")
     assert repo.fetch() is True

@@ -204,7 +204,15 @@ class EndpointsRepo:
 
     def _fetch(self, origin: Origin) -> str:
         ref = f"refs/heads/{self.branch}"
-        arguments = ("-q", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "origin", f"+{ref}:{ref}")
+        arguments = (
+            "-q",
+            "--update-shallow",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--no-auto-maintenance",
+            "origin",
+            f"+{ref}:{ref}",
+        )
         self._remote(origin, "fetch", *arguments, timeout_s=TRANSFER_TIMEOUT_S)
         return self._mirrored()
 

@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from headgate.findings import Finding, FindingsError, HeadgateError, Place
 
 T = TypeVar("T")
 
+STALE_S = 30.0  # no git of ours holds a lock for so long
 LOCAL_TIMEOUT_S = 60.0  # of a git command that only reads or writes our own folder
 ID = re.compile(r"[0-9a-f]{40}")
 # Stricter than git: no leading dash or dot, nothing a shell, a refspec or a revision expression could read in it.
@@ -145,7 +147,11 @@ class GitDir:
             except GitCommandNotFound as error:
                 raise RepoError(NO_GIT) from error
         if status != 0:
-            raise GitFailed(verb, status, f"{_text(output)}\n{_text(errors)}".strip())
+            said = f"{_text(output)}\n{_text(errors)}".strip()
+            if ".lock': File exists" in said and _unlock(self.folder, STALE_S):
+                return self.run(verb, *arguments, stdin=stdin, timeout_s=timeout_s,
+                                own_objects_only=own_objects_only, environment=environment)  # fmt: skip
+            raise GitFailed(verb, status, said)
         return bytes(output)
 
     def header(self, name: str) -> tuple[str, str, int] | None:
@@ -215,10 +221,19 @@ class GitDir:
         return all(p is None or p.proc is None or p.proc.poll() is None for p in processes)
 
 
-def _unlock(folder: Path) -> None:
-    """Takes away locks that a killed git left behind: it would refuse every write for ever."""
+def _unlock(folder: Path, older_s: float = 0.0) -> bool:
+    """Takes away locks that a killed git left behind: it would refuse every write for ever. Whether there was one.
+
+    Args:
+        older_s: a lock that is younger may be held.
+    """
+    found = False
     for lock in (*folder.glob("*.lock"), *(folder / "refs").rglob("*.lock")):
-        lock.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # it was held, and is not any more
+            if not older_s or abs(time.time() - lock.stat().st_mtime) > older_s:
+                lock.unlink()
+                found = True
+    return found
 
 
 def _quoted(path: Path) -> str:
