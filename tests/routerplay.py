@@ -109,7 +109,7 @@ class System:
         self.worker = worker
         self.url = url
         self.caller = httpx.AsyncClient(
-            base_url=url, timeout=20, headers=AUTH, trust_env=False, event_hooks={"request": [self.served]}
+            base_url=url, timeout=2 * WITHIN_S, headers=AUTH, trust_env=False, event_hooks={"request": [self.served]}
         )
         self.generation = 0
 
@@ -182,7 +182,7 @@ async def router(folder: Path, **settings: Any) -> AsyncIterator[System]:
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(6 * WITHIN_S):
             await scenario
 
     asyncio.run(bounded())

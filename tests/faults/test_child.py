@@ -51,7 +51,8 @@ def test_a_process_outlives_the_starter_that_is_killed(folder: Path) -> None:
 
 
 def test_a_process_whose_shim_is_killed_is_still_seen_running_and_can_be_stopped(folder: Path) -> None:
-    child.start(folder, ["sleep", "60"], env=ENV)
+    child.start(folder, ["sh", "-c", "echo up; exec sleep 60"], env=ENV)
+    until(lambda: (folder / "stdout").read_text() == "up\n")  # before that it ends with its shim
     shim = numbers(folder)["shim"]
     os.kill(shim, signal.SIGKILL)
     until(lambda: gone(shim))
