@@ -77,9 +77,11 @@ class _Cycle(Request):
         refusal = self.admit() if self.spoken else refusals.VERSION
         if refusal is not None:
             return await self._refuse(refusal)
-        body = await Body.read(self.receive, self.asked.length)
+        body = await Body.read(self.receive, self.asked.length, self.shared.max_body)
         if body.gone:
             return self.refused(refusals.CLIENT_GONE)
+        if len(body.first) > self.shared.max_body:
+            return await self._refuse(refusals.TOO_LARGE)
         refusal = self.choose()
         message = None
         if refusal is None:

@@ -29,29 +29,30 @@ WATCH_AFTER_S = 0.02  # a model that answers sooner costs no task: its caller ge
 class Body:
     """What was read of a request's body."""
 
-    __slots__ = ("_length", "first", "gone", "more")
+    __slots__ = ("_length", "first", "gone", "more", "whole")
 
-    def __init__(self, first: bytes, length: int | None, *, more: bool, gone: bool) -> None:
+    def __init__(self, first: bytes, length: int | None, *, whole: bool, gone: bool) -> None:
         self.first = first
-        self.more = more  # longer than HELD: the rest is to be streamed
+        self.whole = whole  # there is nothing after `first`
+        self.more = not gone and (not whole or len(first) > HELD)  # longer than HELD: streamed
         self.gone = gone  # the caller left
         self._length = length
 
     @classmethod
-    async def read(cls, receive: Receive, length: int | None) -> Body:
-        """Reads to the end, or until there is too much to hold."""
+    async def read(cls, receive: Receive, length: int | None, most: int) -> Body:
+        """Reads to the end, or until there is too much to hold, or more than `most`."""
         message = await receive()
         first: bytes = message.get("body", b"")
         if message["type"] == "http.request" and not message.get("more_body", False):
-            return cls(first, length, more=False, gone=False)
+            return cls(first, length, whole=True, gone=False)
         parts = [first]
         size = len(first)
-        while message["type"] == "http.request" and message.get("more_body", False) and size <= HELD:
+        while message["type"] == "http.request" and message.get("more_body", False) and size <= min(HELD, most):
             message = await receive()
             parts.append(message.get("body", b""))
             size += len(parts[-1])
         gone = message["type"] != "http.request"
-        return cls(b"".join(parts), length, more=not gone and bool(message.get("more_body", False)), gone=gone)
+        return cls(b"".join(parts), length, whole=not message.get("more_body", False), gone=gone)
 
     @property
     def chunked(self) -> bool:
@@ -131,7 +132,7 @@ class Pump(Watch):
 
     async def _rest(self, connection: Connection) -> bool:
         """False: the caller left, or sent more than we take."""
-        more = True
+        more = not self._body.whole
         while more:
             message = await self._receive()
             if message["type"] != "http.request":
