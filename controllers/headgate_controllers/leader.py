@@ -88,6 +88,11 @@ class Leader:
         log.info("the Lease %s is ours, as %s", self._name, self._holder)
         self._thread.start()
 
+    def holds(self) -> bool:
+        """Whether nobody else may have it by now: asked before each thing that is done. A process that was stopped for
+        longer than the Lease goes on where it was, before any thread of it has looked."""
+        return not self.lost.is_set() and self._clock() - self._renewed_at <= GIVE_UP_S
+
     def tell(self, stop: Callable[[], None]) -> None:
         """`stop` is called when the Lease is no longer ours, on another thread; at once when it is lost already."""
         self._on_lost = stop

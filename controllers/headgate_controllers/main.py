@@ -95,7 +95,7 @@ def serve(options: Options) -> int:
 def _control(options: Options, adapters: Adapters, token: str, listening: socket.socket, leader: Leader | None) -> int:
     """Until it is told to stop, or is no longer the one to control."""
     news = News()
-    parts = assemble(options, adapters, token, news)
+    parts = assemble(options, adapters, token, news, leader.holds if leader is not None else lambda: True)
     if leader is not None:
         leader.tell(lambda: _give_up(parts.controller))
     url = start.announce(options, listening)
@@ -182,7 +182,10 @@ class Parts:
         self.record.close()
 
 
-def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Parts:
+def assemble(
+    options: Options, adapters: Adapters, token: str, news: News, may: Callable[[], bool] = lambda: True
+) -> Parts:
+    """`may`: see `Reconciler`."""
     data, clock = options.data, time.time
     record = SqliteRecord(data.record)
     secrets: KeyStore = adapters.one("secrets", options.secrets)(data)
@@ -250,6 +253,7 @@ def assemble(options: Options, adapters: Adapters, token: str, news: News) -> Pa
         signers=signers.public,
         record=record,
         clock=clock,
+        may=may,
     )
     holder.append(reconciler)
     controller = Controller(

@@ -63,7 +63,9 @@ class Reconciler:
         signers: Callable[[str], Sequence[str]],
         record: Meta,
         clock: Callable[[], float],
+        may: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may`: whether this controller is the one to act; asked before each pass, and before each thing it does."""
         self._commits = commits
         self._heads = heads
         self._routes = routes
@@ -77,6 +79,7 @@ class Reconciler:
         self._signers = signers
         self._record = record
         self._clock = clock
+        self._may = may
         self._watched_at = _time(record.meta_get(WATCHED))  # as recorded last; None: never
         self._passed_at: dict[str, float] = {}  # endpoint on its way -> its last pass
         self._news = threading.Condition()
@@ -120,6 +123,10 @@ class Reconciler:
             due = self._take()
             if due is None:
                 return
+            if not self._may():
+                for name in due:
+                    self.wake(name, RETRY_S)
+                continue
             if REPO in due:
                 del due[REPO]
                 self._guarded_passes(tuple(self._guarded_look()))  # a revert waits for nobody's routine pass
@@ -191,6 +198,10 @@ class Reconciler:
             except Exception:  # one endpoint's trouble is not the others'; logged whole, tried again
                 log.exception("%s: the pass broke off", endpoint)
                 self.wake(endpoint, RETRY_S)
+        if not self._may():
+            for endpoint in endpoints:
+                self.wake(endpoint, RETRY_S)
+            return
         try:
             moved = self._routes.publish(changed, self._commits.handled)
         except HeadgateError as error:
@@ -267,7 +278,8 @@ class Reconciler:
 
     def _act(self, head: Head, seen: Seen) -> None:
         for action in actions(head, seen):
-            self._acts.perform(head, action)
+            if self._may():
+                self._acts.perform(head, action)
 
     def _split(self, endpoint: str) -> tuple[str, int, Mapping[str, int]]:
         """Which generation splits how: what an answer's `headgate-generation` can be checked against."""

@@ -70,6 +70,20 @@ def test_a_lease_that_is_not_renewed_is_taken_over_after_its_time_on_our_own_clo
     assert lease["spec"]["leaseTransitions"] == 1
 
 
+def test_who_was_stopped_for_longer_than_the_lease_does_not_hold_it_before_it_has_looked(
+    server: KubeServer, cluster: Cluster
+) -> None:
+    clock = Clock()
+    first, second = (Leader(cluster, NAME, who, clock=clock) for who in "ab")
+    assert not first.holds()
+    assert first.acquire()
+    assert first.holds()
+    assert not second.acquire()
+    clock.now += HELD_S + 0.1
+    assert second.acquire()
+    assert (first.holds(), second.holds()) == (False, True)
+
+
 def test_a_lease_that_is_renewed_stays_where_it_is(server: KubeServer, cluster: Cluster) -> None:
     clock = Clock()
     first, second = (Leader(cluster, NAME, who, clock=clock) for who in "ab")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -159,3 +160,29 @@ def test_a_clock_that_is_set_changes_no_lease_of_a_router_worker(parts: Parts, c
     (after,) = parts.controller.workers.status()
     assert (before.lost, after.lost) == (False, False)
     assert 0.0 <= after.age_s < 60.0
+
+
+def test_a_controller_that_is_not_the_one_to_act_does_nothing_and_goes_on_when_it_is(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = False
+    asked = threading.Event()
+
+    def may() -> bool:
+        asked.set()
+        return ours
+
+    monkeypatch.setattr(parts.reconciler, "_may", may)
+    monkeypatch.setattr(reconcile, "RETRY_S", 0.01)
+    parts.reconciler.start()
+    assert asked.wait(30)
+    asked.clear()
+    assert asked.wait(30), "it asks again"
+    parts.reconciler._guarded_passes(("fraud",))
+    assert parts.engine.status(rollout(parts, "fraud")) is None
+    ours = True
+    deadline = time.monotonic() + 60
+    while parts.engine.status(rollout(parts, "fraud")) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    parts.reconciler.close()
