@@ -90,7 +90,7 @@ class Keeper:
         """Answers why it could not be started, e.g. a full disk: that is no reason for the others to suffer."""
         try:
             self._start(now)
-        except TransientError as error:
+        except (TransientError, OSError) as error:
             self._due = now + LONGEST_DELAY_S
             return f"{self.service.name} cannot be started now: {error}"
         return ""
@@ -120,6 +120,7 @@ class Supervisor:
     def __init__(self, data: DataFolder, services: Sequence[Service], say: Callable[[str], None]) -> None:
         self.keepers = [Keeper(service, data.services / service.name) for service in services]
         self._say = say
+        self._trouble: dict[str, str] = {}  # with looking after what -> as said last
 
     def begin(self) -> None:
         for keeper in self.keepers:
@@ -133,15 +134,28 @@ class Supervisor:
         trimmed = time.monotonic()
         while not stop.wait(LOOK_EVERY_S):
             if time.monotonic() - trimmed >= TRIM_EVERY_S:
-                trim([keeper.folder for keeper in self.keepers])
+                self._guarded("logs", lambda: trim([keeper.folder for keeper in self.keepers]))
                 trimmed = time.monotonic()
             for keeper in self.keepers:
-                said = keeper.tend(time.monotonic())
-                if said:
-                    self._say(said)
+                self._guarded(keeper.service.name, lambda k=keeper: self._tend(k))  # type: ignore[misc]
                 if keeper.hopeless:
                     stop_folders([k.folder for k in self.keepers if k.ours], GRACE_S)
                     raise FindingsError(cannot_start(keeper))
+
+    def _tend(self, keeper: Keeper) -> None:
+        said = keeper.tend(time.monotonic())
+        if said:
+            self._say(said)
+
+    def _guarded(self, what: str, work: Callable[[], None]) -> None:
+        """A machine without a process or an open file to spare is waited for: nobody else looks after the services."""
+        try:
+            work()
+            self._trouble.pop(what, None)
+        except OSError as error:
+            if self._trouble.get(what) != str(error):
+                self._trouble[what] = str(error)
+                self._say(f"{what} cannot be looked after now, tried again: {error}")
 
 
 def trim(folders: Iterable[Path], limit: int = LOG_LIMIT) -> None:

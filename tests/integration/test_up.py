@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -135,6 +136,22 @@ def test_a_service_that_cannot_be_started_now_is_tried_again_later(data: DataFol
     assert keeper.tend(2.0) == "", "not before its time"
     keeper.tend(1.0 + LONGEST_DELAY_S)
     assert pid_of(data, "controller") != pid
+
+
+def test_a_machine_without_an_open_file_to_spare_ends_no_supervisor(data: DataFolder) -> None:
+    said: list[str] = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Watched(Supervisor(data, [service("router-0"), service("controller")], said.append)) as watched:
+        first = pid_of(data, "router-0")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            os.kill(first, signal.SIGKILL)
+            eventually(lambda: len([line for line in said if "Too many open files" in line]) == 2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        eventually(lambda: child.pid(data.services / "router-0") not in (None, first))
+        assert watched.error is None
+    assert [line.partition(" ")[0] for line in said if "cannot be looked after" in line] == ["router-0", "controller"]
 
 
 def test_giving_up_leaves_adopted_services_alone(data: DataFolder) -> None:
