@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 import routerplay
 from headgate.evidence import Counts
@@ -185,7 +186,33 @@ def test_a_fault_of_ours_costs_its_request_and_nothing_else(
     assert len(told) == 1, [record.getMessage() for record in told]
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int) -> list[bool]:
+@pytest.mark.parametrize("answer", [WHOLE[1], ERROR[1], EVENTS[1]], ids=["an answer", "an error", "a stream"])
+def test_a_connection_that_ended_unnoticed_is_of_a_caller_who_left(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    answer: routerplay.Answer,
+) -> None:
+    """uvloop refuses to write to it before it has told the server."""
+    ended = "unable to perform operation on <TCPTransport closed=True reading=False 0x1>; the handler is closed"
+
+    async def scenario() -> None:
+        model = await Model(answer).start()
+        async with router(tmp_path, dataplane=ASGI) as system:
+            system.route(revision("rev", 1000, model))
+            planted = plant(monkeypatch, RequestResponseCycle, "send", 0, ended)
+            await system.post()  # the server, whose connection is there in truth, says something of its own
+            assert planted == [True]
+            await system.settled()
+            batch = await system.sealed()
+            assert (batch.live["rev"].outcomes, batch.statuses) == ({"client_gone": 1}, {"499": 1})
+
+    with caplog.at_level(logging.ERROR, "headgate.router"):
+        run(scenario())
+    assert [record.getMessage() for record in caplog.records if record.name == "headgate.router"] == []
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int, says: str = "planted") -> list[bool]:
     """Raises at the call of that number, once; True is added when it does."""
     real = getattr(owner, name)
     calls: list[int] = []
@@ -195,7 +222,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int) -> li
         calls.append(1)
         if len(calls) == at + 1:
             planted.append(True)
-            raise RuntimeError("planted")
+            raise RuntimeError(says)
         return real(*args, **more)
 
     monkeypatch.setattr(owner, name, raises)

@@ -169,7 +169,7 @@ class _Cycle(Request):
             return
         self.answered(connection, body, cut=False)
         await self._start(connection.status, fields)
-        await self.send({"type": "http.response.body", "body": body})
+        await self._tell({"type": "http.response.body", "body": body})
 
     async def _stream(self, connection: Connection, fields: list[headers.Field], chunk: bytes) -> None:
         kept = bytearray()
@@ -182,17 +182,17 @@ class _Cycle(Request):
             size += len(chunk)
             if self.drawn and len(kept) < mirror.MAX_BODY:
                 kept += chunk[: mirror.MAX_BODY - len(kept)]
-            await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await self._tell({"type": "http.response.body", "body": chunk, "more_body": True})
             chunk = b""
         self.answered(connection, bytes(kept), cut=size > len(kept))
-        await self.send({"type": "http.response.body", "body": b""})
+        await self._tell({"type": "http.response.body", "body": b""})
 
     async def _model_error(self, connection: Connection) -> None:
         """424, with what the model said in headers, and its body up to a cap."""
         body = await _up_to(connection, MAX_ERROR_BODY)
         self.answered(connection, body, cut=not connection.done)
         await self._start(self.status, of_error(connection, len(body)))
-        await self.send({"type": "http.response.body", "body": body})
+        await self._tell({"type": "http.response.body", "body": body})
 
     async def _fault(self) -> None:
         """What nobody expected was raised, and is logged."""
@@ -204,7 +204,16 @@ class _Cycle(Request):
     async def _start(self, status: int, fields: list[headers.Field]) -> None:
         start = {"type": "http.response.start", "status": status, "headers": fields + self.said()}
         self.begun = True
-        await self.send(start)
+        await self._tell(start)
+
+    async def _tell(self, message: MutableMapping[str, Any]) -> None:
+        """Raises OSError: the caller left."""
+        try:
+            await self.send(message)
+        except RuntimeError as error:
+            if "is closed" in str(error):  # uvloop's word for it, before the server has heard of it
+                raise ConnectionResetError(str(error)) from error
+            raise
 
     async def _refuse(self, refusal: Refusal) -> None:
         """An answer of our own to a request that reached no revision."""
@@ -218,7 +227,7 @@ class _Cycle(Request):
             fields.append((b"connection", b"close"))
         try:
             await self._start(refusal.status, fields)
-            await self.send({"type": "http.response.body", "body": body})
+            await self._tell({"type": "http.response.body", "body": body})
         except OSError:
             self.status = refusals.CLIENT_GONE
 
