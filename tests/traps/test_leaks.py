@@ -193,9 +193,13 @@ class Stranger:
         """One connection: some requests, sent ahead; perhaps it leaves."""
         tap = Tap()
         loop = asyncio.get_running_loop()
-        transport, protocol = await loop.create_connection(
-            lambda: asyncio.StreamReaderProtocol(tap), "127.0.0.1", self.site.port
-        )
+        try:
+            transport, protocol = await loop.create_connection(
+                lambda: asyncio.StreamReaderProtocol(tap), "127.0.0.1", self.site.port
+            )
+        except ConnectionError:
+            self.got["reset"] += 1
+            return
         caller = Caller(tap, asyncio.StreamWriter(transport, protocol, tap, loop))
         every = [self.request() for _ in range(self.draws.choice((1, 1, 2, 4)))]
         leaves = self.draws.choice(LEAVES) if self.draws.random() < 0.3 else ""
