@@ -82,7 +82,7 @@ async def _request(reader: Reader) -> Heard:
     start, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
     heard = Heard(start, [(k, v.strip()) for k, _, v in (line.partition(":") for line in lines)], b"")
     if heard.all("transfer-encoding"):
-        while size := int((await reader.readline()).strip(), 16):
+        while size := int((await reader.readuntil(b"\n")).strip(), 16):
             heard.body += await reader.readexactly(size)
             await reader.readline()
         await reader.readline()

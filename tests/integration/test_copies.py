@@ -137,7 +137,7 @@ def test_copies_that_wait_for_a_target_that_is_lost_all_end(tmp_path: Path, left
         stable, candidate = await Model(ok(b"1")).start(), await Model(late).start()
         async with router(tmp_path) as system:
             target, compare = mirrored_to(candidate)
-            target = replace(target, request_timeout_ms=60_000)  # longer than all of this takes
+            target = replace(target, request_timeout_ms=180_000)  # longer than all of this takes
             system.route(revision("rev", 1000, stable), target, mirrors=(compare,))
             for _ in range(copies.MAX_RUNNING + copies.MAX_WAITING):
                 await system.post()

@@ -118,7 +118,7 @@ def test_a_hung_mirror_is_bounded(tmp_path: Path) -> None:
         stable, candidate = await Model(ok(b"1")).start(), await Model(hang).start()
         async with router(tmp_path) as system:
             target, compare = mirrored_to(candidate)
-            target = replace(target, request_timeout_ms=60_000)  # longer than all of this takes
+            target = replace(target, request_timeout_ms=180_000)  # longer than all of this takes
             system.route(revision("rev", 1000, stable), target, mirrors=(compare,))
             for _ in range(140):
                 assert (await system.post()).status_code == 200

@@ -72,6 +72,9 @@ class Controller:
             writer.close()
 
 
+SIDES: list[Side] = []  # of the test that runs
+
+
 class Side:
     """A router's side of the conversation."""
 
@@ -80,6 +83,7 @@ class Side:
         self.routes = Routes(Random(1))
         self.book = Book()
         self.feed = Feed(self.data, "router-0", self.routes, self.book, Random(1))
+        SIDES.append(self)
 
     def count(self) -> None:
         self.book.live("e", 1, "r", Outcome.OK, 200, 1.0, 1.0)
@@ -87,8 +91,13 @@ class Side:
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(60):
-            await scenario
+        try:
+            async with asyncio.timeout(60):
+                await scenario
+        finally:
+            for side in SIDES:
+                side.feed._hang_up()  # or its connection would outlive the loop
+            SIDES.clear()
 
     asyncio.run(bounded())
 

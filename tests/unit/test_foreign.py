@@ -17,6 +17,7 @@ from headgate import codec, plugins
 from headgate.evidence import Look, Result, Verdict
 from headgate.process import Process
 from headgate.testing import counts, look
+from headgate_kit import foreign
 from headgate_kit.foreign import STRIKES, ForeignGate, contained
 from headgate_policies.judge import Analysis, combine, judge_phase
 
@@ -76,7 +77,8 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ForeignGat
     monkeypatch.delitem(sys.modules, "acme_odd", raising=False)
     found = contained(plugins.load("headgate.gate"))["odd"]
     assert isinstance(found, ForeignGate)
-    found = ForeignGate("odd", plugins.load("headgate.gate").adapters["odd"], budget_s=5.0)  # of a busy machine
+    monkeypatch.setattr(foreign, "START_S", 120.0)
+    found = ForeignGate("odd", plugins.load("headgate.gate").adapters["odd"], budget_s=60.0)  # of a busy machine
     yield found
     found.close()
 
@@ -134,6 +136,7 @@ def test_a_gate_that_hangs_is_an_error_and_its_process_is_ended(
     gate: ForeignGate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HUNG", str(tmp_path / "hung"))
+    monkeypatch.setattr(gate, "_budget_s", 5.0)
     found = judged(gate, "hangs")
     assert found.result is Result.ERROR
     assert found.explanation.startswith("no answer within")
