@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from headgate import asks, codec, intent
 from headgate.control import (
@@ -47,6 +48,7 @@ from headgate_controllers.traces import emit
 from headgate_controllers.verdicts import Verdicts
 from headgate_controllers.verify import drift
 from headgate_controllers.workers import Workers
+from headgate_kit.files import FULL, DiskFull
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,9 @@ class Controller:
         room: Callable[[], tuple[Finding, ...]],
         clock: Callable[[], float],
         gates: Mapping[str, Any],
+        scratch: Path,
     ) -> None:
+        """`scratch`: a folder for files on their way."""
         self.record = record
         self.heads = heads
         self.routes = routes
@@ -96,6 +100,7 @@ class Controller:
         self._router_url = router_url
         self._room = room
         self._clock = clock
+        self._scratch = scratch
         self._approvals = Approvals(evidence, gates)
         self.verdicts = Verdicts(record, gates, self._kept)
         self.capacity = Capacity(heads, platform, lambda: commits.settings)
@@ -141,8 +146,9 @@ class Controller:
             "models": settings.models,
         }
 
-    def source(self, endpoint: str, revision: str) -> bytes:
-        """The files of one revision as a tar archive, paths as in the repo."""
+    def source(self, endpoint: str, revision: str) -> IO[bytes]:
+        """The files of one revision as a tar archive, paths as in the repo: an open file that is nowhere else, for a
+        model may be larger than our memory. At its beginning; whoever asks closes it."""
         state = self.heads.get(endpoint).revisions.get(revision)
         if state is None:
             raise NotFoundError(f"{endpoint} has no revision {revision}")
@@ -150,9 +156,20 @@ class Controller:
         paths = [source.code.path] if source.code else []
         if source.model and source.model.source:
             paths.append(source.model.source.path)  # a model of a catalogue outside the repo is the build's to fetch
-        out = io.BytesIO()
-        self._repo.archive(state.commit, paths, out)
-        return out.getvalue()
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        out = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115  handed on
+        try:
+            self._repo.archive(state.commit, paths, out)
+            out.seek(0)
+        except OSError as error:
+            out.close()
+            if error.errno in FULL:
+                raise DiskFull(self._scratch) from error
+            raise
+        except BaseException:
+            out.close()
+            raise
+        return out
 
     def _heard(self, endpoint: str, _: tuple[Event, ...]) -> None:
         self.reconciler.wake(endpoint)

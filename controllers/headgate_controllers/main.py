@@ -273,6 +273,7 @@ def assemble(
         room=lambda: room(data.root),
         clock=clock,
         gates=gates,
+        scratch=data.sources,
     )
 
     def recorded(endpoint: str, _: tuple[Event, ...]) -> None:

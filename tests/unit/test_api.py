@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
+import tarfile
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -219,6 +221,28 @@ def test_an_op_that_does_not_exist_is_a_404(system: System, verb: str, key: str)
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}"])
 def test_a_message_that_cannot_be_read_is_a_422(system: System, path: str, body: bytes) -> None:
     assert system.ask("POST", path, body).status_code == 422
+
+
+def test_the_files_of_a_build_come_whole_with_their_length_and_are_never_held_in_memory(system: System) -> None:
+    weights = bytes(range(256)) * 80_000  # 20 MB
+    (system.repo / "endpoints/fraud/code/m.pkl").write_bytes(weights)
+    system.commit("code/score.py", "def init(): return 2\n")
+    active = system.controller.heads.get("fraud").active
+    assert active
+    (revision,) = active.plan.revisions
+    tracemalloc.start()
+    with system.controller.source("fraud", revision) as file:
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        with tarfile.open(fileobj=file) as tar:
+            held = tar.extractfile("endpoints/fraud/code/m.pkl")
+            assert held is not None
+            assert held.read() == weights
+    assert most < len(weights) / 4
+    answer = system.ask("GET", f"/sources/fraud/{revision}.tar")
+    assert answer.status_code == 200
+    assert int(answer.headers["content-length"]) == len(answer.content) > len(weights)
+    assert list(system.parts.repo._git.folder.parent.glob("sources/*")) == []
 
 
 def test_a_person_acts_and_is_named(system: System) -> None:

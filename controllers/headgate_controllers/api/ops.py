@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Iterator
+from typing import IO
 
 from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from headgate import codec
@@ -14,6 +18,7 @@ from headgate_controllers.api.news import News
 from headgate_controllers.controller import Controller
 
 LONGEST_WAIT_S = 30.0
+PIECE = 1 << 20  # bytes of a file on its way
 
 
 def routes(controller: Controller, news: News) -> APIRouter:
@@ -46,10 +51,17 @@ def routes(controller: Controller, news: News) -> APIRouter:
         """The files of a revision's source, for the op that builds it."""
         rollout = controller.heads.get(endpoint).rollout
         controller.access.op(request, rollout.id if rollout else "")
-        data = await run_in_threadpool(controller.source, endpoint, revision)
-        return Response(data, media_type="application/x-tar")
+        file = await run_in_threadpool(controller.source, endpoint, revision)
+        size = {"content-length": str(os.fstat(file.fileno()).st_size)}  # so that half of it is known to be half
+        return StreamingResponse(_pieces(file), media_type="application/x-tar", headers=size)
 
     return api
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(PIECE):
+            yield piece
 
 
 async def _until_done(controller: Controller, news: News, verb: str, asked: OpRequest) -> OpReply:
