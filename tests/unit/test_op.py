@@ -27,6 +27,14 @@ SMOKE = ("smoke", "--endpoint", "fraud", "--op-key", "ro-1/smoke")
 HEAVY = ("hera", "msgspec", "httpx", "pydantic", "requests", "headgate.codec")
 
 
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """An op's `main` takes SIGTERM for itself: whoever ends the tests would end one of them instead."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 class Api(ThreadingHTTPServer):
     """Answers what it was told to, the last answer again and again."""
 
