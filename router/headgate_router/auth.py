@@ -10,7 +10,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from headgate.control import TOKEN_ISSUER
 from headgate.table import EndpointRoute
@@ -18,8 +18,8 @@ from headgate_router.oidc import Issuers
 from headgate_router.refusals import NO_ISSUER, UNAUTHORIZED, Refusal
 from headgate_router.tokens import Rules, Verifier, key_set
 
-_SCHEME = b"bearer "
-MAX_CREDENTIAL = 8192  # bytes; longer is refused unread
+_SCHEME: Final = b"bearer "
+MAX_CREDENTIAL: Final = 8192  # bytes; longer is refused unread
 
 
 class Door(Protocol):

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from typing import Final
 
 from headgate.evidence import Outcome, Pair, PairKind
 from headgate_router import mirror
@@ -24,8 +25,8 @@ from headgate_router.upstream import Attempts, NoReplica, Replica
 log = logging.getLogger("headgate.router")
 
 MAX_RUNNING = 64  # copies at once, per worker
-MAX_WAITING = 64
-MAX_BYTES = 32 * 1024 * 1024  # of request and answer bodies held for copies
+MAX_WAITING: Final = 64
+MAX_BYTES: Final = 32 * 1024 * 1024  # of request and answer bodies held for copies
 MAX_SECONDS = 600.0  # a copy that streams for longer is ended
 FAULT = "a copy to %s came to nothing"
 
@@ -115,9 +116,10 @@ class Mirrors:
     ) -> None:
         if copy.mirror.kind is PairKind.COMPARE:
             route, revision = copy.route.route, copy.mirror.target.route.revision
-            said = (outcome, status, whole_ms, first_ms)
-            size = len(copy.message.body)
-            self._book.mirrored(route.name, route.generation, revision, *said, size=size, stream=stream)
+            name, generation, size = route.name, route.generation, len(copy.message.body)
+            self._book.mirrored(
+                name, generation, revision, outcome, status, whole_ms, first_ms, size=size, stream=stream
+            )
 
     def _pair(self, copy: Copy, seen: Seen | None) -> None:
         if copy.live is None:

@@ -26,9 +26,9 @@ _OK_VALUE: Final[str] = Outcome.OK.value
 _CLIENT_GONE: Final = Outcome.CLIENT_GONE
 _NONE: Final = -1  # in a tally: not known
 
-MAX_TALLIES = 1_000  # of one revision, before they are told apart
-MAX_PAIRS = 200  # per endpoint and batch
-MAX_PAIR_BYTES = 16 * 1024 * 1024  # of all pairs that wait for the controller
+MAX_TALLIES: Final = 1_000  # of one revision, before they are told apart
+MAX_PAIRS: Final = 200  # per endpoint and batch
+MAX_PAIR_BYTES: Final = 16 * 1024 * 1024  # of all pairs that wait for the controller
 
 
 class Slots:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Final
 
 from headgate.evidence import Answer
 from headgate_router import headers
@@ -15,7 +16,7 @@ from headgate_router.redact import Path, blank
 from headgate_router.routes import LiveMirror, LiveRoute
 from headgate_router.upstream import Message
 
-MAX_BODY = 64 * 1024  # bytes of an answer that go into a pair
+MAX_BODY: Final = 64 * 1024  # bytes of an answer that go into a pair
 
 # Why a copy was not sent, or not paired: the keys of `Batch.dropped`, and label values of the metric.
 BUSY = "busy"

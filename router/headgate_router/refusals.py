@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,4 +66,4 @@ EVERY = (
     UPSTREAM_TLS,
     VERSION,
 )
-CLIENT_GONE = 499  # never sent: the status a request is counted under whose caller left
+CLIENT_GONE: Final = 499  # never sent: the status a request is counted under whose caller left

@@ -29,19 +29,19 @@ from headgate_router.tunnels import Limits
 from headgate_router.upstream import Message, NoReplica
 
 MAX_BODY = 100 * 1024 * 1024  # bytes of a request; Azure's managed endpoints take less
-MAX_ERROR_BODY = 64 * 1024  # bytes of a model's error that reach the caller
-HELD = 1024 * 1024  # bytes of a body that are held, so that it can be repeated and copied; a longer one is streamed
+MAX_ERROR_BODY: Final = 64 * 1024  # bytes of a model's error that reach the caller
+HELD: Final = 1024 * 1024  # bytes of a body that are held, to be repeated and copied; a longer one is streamed
 # What members of an enumeration cost to be asked for is worth to be spared on every request.
 _OK: Final = Outcome.OK
 _CLIENT_GONE: Final = Outcome.CLIENT_GONE
 _REFUSED: Final = Outcome.REFUSED
-_UNSAFE = re.compile(rb"[\x00-\x20\x7f-\xff#]")
-_SCORE = b"score"
-_ID = 32  # digits of an id
-_IDS = 256  # drawn at once
+_UNSAFE: Final = re.compile(rb"[\x00-\x20\x7f-\xff#]")
+_SCORE: Final = b"score"
+_ID: Final = 32  # digits of an id
+_IDS: Final = 256  # drawn at once
 CAME_TO_NOTHING = "a request to %s came to nothing"  # logged with what went wrong here
-_DIGITS = [b"%d" % n for n in range(1024)]  # of most times; cheaper than to write them each time
-ENDPOINTS = b"/endpoints/"
+_DIGITS: Final = [b"%d" % n for n in range(1024)]  # of most times; cheaper than to write them each time
+ENDPOINTS: Final = b"/endpoints/"
 SWAGGER = b"swagger.json"  # below an endpoint: a document, not a question to the model
 
 

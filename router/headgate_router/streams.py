@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Final
 
 from headgate_router import headers
 
-TAIL = 512  # bytes in which the last events of a model that writes `[DONE]` lie
-PIECES = 16  # of an answer that are held before they are cut to that length
-_LF = 10
-_REASON = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,20})"')
+TAIL: Final = 512  # bytes in which the last events of a model that writes `[DONE]` lie
+PIECES: Final = 16  # of an answer that are held before they are cut to that length
+_LF: Final = 10
+_CR: Final = 13
+_REASON: Final = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,20})"')
 REASONS = ("stop", "length", "content_filter", "tool_calls")  # others are `other`: labels stay few
 
 
@@ -49,12 +51,13 @@ class Stream:
     def _ended(self, data: bytes) -> int:
         """Events that end with or within `data`."""
         if self._at_start and data[0] != _LF:
-            edge, joined = b"", data
+            ended, joined = data.count(b"\n\n"), data
         else:
             edge = b"".join(self._pieces[-3:])[-3:]
             joined = edge + data
-        ended = joined.count(b"\n\n") - edge.count(b"\n\n")
-        return ended + joined.count(b"\r\n\r\n") if b"\r" in joined else ended
+            ended = joined.count(b"\n\n") - edge.count(b"\n\n")
+        # A number: of bytes Python would first ask whether they are one, and make an exception of it each time.
+        return ended + joined.count(b"\r\n\r\n") if _CR in joined else ended
 
     def _tail(self) -> bytes:
         return b"".join(self._pieces)[-TAIL:]

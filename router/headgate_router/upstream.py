@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Final
 from urllib.parse import urlsplit
 
 from headgate_kit import identity
@@ -20,10 +21,10 @@ from headgate_router.trust import Trust
 CONNECT_TIMEOUT_S = 2.0
 REST_S = 0.5  # a replica that refused is left alone for so long, twice as long each further time
 MAX_REST_S = 8.0
-MAX_IDLE = 64  # pooled connections per replica
-SURE_IDLE_S = 1.0  # what cannot be repeated goes out on a connection idle no longer: models close idle ones
-FOREVER_S = float("inf")
-ATTEMPTS = 3  # per request; of these at most one after an attempt that may have been processed
+MAX_IDLE: Final = 64  # pooled connections per replica
+SURE_IDLE_S: Final = 1.0  # what cannot be repeated goes out on a connection idle no longer: models close idle ones
+FOREVER_S: Final = float("inf")
+ATTEMPTS: Final = 3  # per request; of these at most one after an attempt that may have been processed
 
 
 class NoReplica(UpstreamError):

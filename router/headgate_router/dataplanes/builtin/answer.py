@@ -5,9 +5,11 @@ Refuses to say anything of the connection itself: that is `client`.
 
 from __future__ import annotations
 
+from typing import Final
+
 import httptools
 
-MAX_KNOWN = 4 * 1024  # bytes of a head that is remembered
+MAX_KNOWN: Final = 4 * 1024  # bytes of a head that is remembered
 
 
 class Known:

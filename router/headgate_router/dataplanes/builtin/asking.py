@@ -11,7 +11,7 @@ import http
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 from headgate.evidence import Outcome
 from headgate_router import headers, refusals
@@ -24,10 +24,10 @@ from headgate_router.upstream import Attempts, Message, NoReplica, Replica
 
 log = logging.getLogger("headgate.router")
 
-_JOINED = 16 * 1024  # bytes of a body that are copied to go out in one write with the head
-_LENGTH = b"content-length"
+_JOINED: Final = 16 * 1024  # bytes of a body that are copied to go out in one write with the head
+_LENGTH: Final = b"content-length"
 _PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
-_STATUS_LINES = {n: f"HTTP/1.1 {n} {_PHRASES.get(n, '')}\r\n".encode() for n in range(200, 600)}
+_STATUS_LINES: Final = {n: f"HTTP/1.1 {n} {_PHRASES.get(n, '')}\r\n".encode() for n in range(200, 600)}
 
 
 class Asking(Request):

@@ -5,9 +5,11 @@ Refuses everything but a bare size in lower-case hex without zeros before it: wh
 
 from __future__ import annotations
 
-_END = b"\r\n"
-_MOST = 10  # bytes of a size and its line end that are looked at
-_STARTS = [b"%x\r\n" % size for size in range(1024)]  # of most events; cheaper than to write them each time
+from typing import Final
+
+_END: Final = b"\r\n"
+_MOST: Final = 10  # bytes of a size and its line end that are looked at
+_STARTS: Final = [b"%x\r\n" % size for size in range(1024)]  # of most events; cheaper than to write them each time
 
 
 def whole(data: bytes) -> bytes | None:

@@ -11,7 +11,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import httptools
 
@@ -26,8 +26,8 @@ from headgate_router.dataplanes.builtin.failures import (
     UpstreamError,
 )
 
-HIGH_WATER = 64 * 1024  # bytes of an unread answer before the model is slowed down
-MAX_HEAD = 256 * 1024  # bytes of an answer before its head is whole
+HIGH_WATER: Final = 64 * 1024  # bytes of an unread answer before the model is slowed down
+MAX_HEAD: Final = 256 * 1024  # bytes of an answer before its head is whole
 _GREETING = b"GET / HTTP/1.1\r\nhost: %b\r\n\r\n"  # liveness: answered by every model server, and by none of its models
 
 C = TypeVar("C", bound="Connection")

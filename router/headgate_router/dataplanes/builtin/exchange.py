@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Final
 
 from headgate_router import headers, mirror, refusals
 from headgate_router.dataplanes.builtin.asking import Asking
@@ -20,7 +21,7 @@ from headgate_router.streams import opened
 log = logging.getLogger("headgate.router")
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_LENGTH = b"content-length"
+_LENGTH: Final = b"content-length"
 
 
 class Exchange(Asking):

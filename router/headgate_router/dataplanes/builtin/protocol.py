@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -31,9 +31,9 @@ log = logging.getLogger("headgate.router")
 
 IDLE_S = 75.0  # longer than load balancers keep theirs, so that the caller's side is the one that closes
 STALL_S = 60.0  # an answer of which the caller reads nothing for so long is ended
-MAX_LATER = 64 * 1024  # bytes of further requests that wait while one is answered
-MAX_REST = 64 * 1024  # bytes of a refused request's body that are read to keep the connection
-MAX_KNOWN = 2 * 1024  # bytes of a head that is remembered, on each connection
+MAX_LATER: Final = 64 * 1024  # bytes of further requests that wait while one is answered
+MAX_REST: Final = 64 * 1024  # bytes of a refused request's body that are read to keep the connection
+MAX_KNOWN: Final = 2 * 1024  # bytes of a head that is remembered, on each connection
 
 
 def protocol(doors: Doors) -> type[asyncio.Protocol]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Final
 
 import httptools
 
@@ -16,8 +17,8 @@ from headgate_router.dataplanes.builtin.caller import Caller
 from headgate_router.dataplanes.builtin.guard import MAX_HEAD
 from headgate_router.refusals import Refusal
 
-OVERHEAD = 16  # bytes of chunk framing that each byte of a body may cost, beyond what a head may
-END = b"\r\n\r\n"
+OVERHEAD: Final = 16  # bytes of chunk framing that each byte of a body may cost, beyond what a head may
+END: Final = b"\r\n\r\n"
 
 
 @dataclass(slots=True)
