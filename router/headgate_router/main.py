@@ -32,7 +32,7 @@ from headgate.table import dialled
 from headgate_kit import identity, listen
 from headgate_kit.identity import Identity
 from headgate_kit.layout import DataFolder
-from headgate_router import app
+from headgate_router import app, turns
 from headgate_router.access_log import AccessLog
 from headgate_router.copies import Mirrors
 from headgate_router.count import Book
@@ -346,6 +346,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     host, port = sock.getsockname()[:2]
     print(f"listening on {'https' if certificate else 'http'}://{host}:{port}", flush=True)
+    turns.shorten()
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(worker.serve(sock))
 
