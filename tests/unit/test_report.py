@@ -90,10 +90,34 @@ def said() -> dict[str, str]:
     found: dict[str, str] = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                codes_said = codes_of(node) if isinstance(node, ast.Call) else default_code(node)
+            module = ast.parse(path.read_text("utf-8"))
+            names = constants(module)
+            for node in ast.walk(module):
+                codes_said = (
+                    [*codes_of(node), *named_code(node, names)] if isinstance(node, ast.Call) else default_code(node)
+                )
                 found.update(dict.fromkeys(codes_said, path.name))
     return found
+
+
+def constants(module: ast.Module) -> dict[str, str]:
+    """Codes that a module has a name for."""
+    return {
+        node.targets[0].id: node.value.value
+        for node in module.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+        if isinstance(node.value.value, str) and CODE.fullmatch(node.value.value)
+    }
+
+
+def named_code(call: ast.Call, names: dict[str, str]) -> list[str]:
+    """Of `Finding(code=NAME)`, or `Finding(NAME, ...)`."""
+    if getattr(call.func, "id", getattr(call.func, "attr", "")) not in SAYS:
+        return []
+    given = [*call.args[:1], *(k.value for k in call.keywords if k.arg == "code")]
+    return [names[node.id] for node in given if isinstance(node, ast.Name) and node.id in names]
 
 
 def default_code(node: ast.AST) -> list[str]:
