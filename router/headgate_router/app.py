@@ -18,7 +18,7 @@ from headgate.version import __version__
 from headgate_router import headers, refusals
 from headgate_router.datapath import data_path
 from headgate_router.dataplanes.builtin.failures import UpstreamError
-from headgate_router.request import SWAGGER, place, suffix
+from headgate_router.place import SWAGGER, place, suffix
 from headgate_router.routes import LiveRoute, Routes
 from headgate_router.upstream import Ask, Message
 

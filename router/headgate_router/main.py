@@ -38,12 +38,14 @@ from headgate_router.copies import Mirrors
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.asgi import DataPath
 from headgate_router.dataplanes.builtin.doors import CONNECTIONS, Doors
+from headgate_router.dataplanes.builtin.ending import STALL_S
 from headgate_router.dataplanes.builtin.guard import Expires, Guarded, bound, sweep
-from headgate_router.dataplanes.builtin.protocol import STALL_S, protocol
+from headgate_router.dataplanes.builtin.protocol import protocol
 from headgate_router.dataplanes.envoy.side import Asked, Side, reserve, side_of
 from headgate_router.feed import Announced, Feed
 from headgate_router.metrics import RouterCollector
-from headgate_router.request import MAX_BODY, Desk, suffix
+from headgate_router.place import suffix
+from headgate_router.request import MAX_BODY, Desk
 from headgate_router.routes import Routes
 from headgate_router.server import Server
 from headgate_router.tls import Certificate

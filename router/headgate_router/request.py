@@ -21,6 +21,7 @@ from headgate_router.copies import Mirrors
 from headgate_router.count import Book
 from headgate_router.dataplanes.builtin.client import Connection, Listener
 from headgate_router.dataplanes.builtin.failures import Abandoned, TimedOut, Unreachable, Untrusted, UpstreamError
+from headgate_router.ids import Ids
 from headgate_router.mirror import Copy, Seen
 from headgate_router.refusals import CLIENT_GONE, Refusal
 from headgate_router.routes import LiveMirror, LiveRevision, LiveRoute, Routes
@@ -37,30 +38,8 @@ _CLIENT_GONE: Final = Outcome.CLIENT_GONE
 _REFUSED: Final = Outcome.REFUSED
 _UNSAFE: Final = re.compile(rb"[\x00-\x20\x7f-\xff#]")
 _SCORE: Final = b"score"
-_ID: Final = 32  # digits of an id
-_IDS: Final = 256  # drawn at once
 CAME_TO_NOTHING = "a request to %s came to nothing"  # logged with what went wrong here
 _DIGITS: Final = [b"%d" % n for n in range(1024)]  # of most times; cheaper than to write them each time
-ENDPOINTS: Final = b"/endpoints/"
-SWAGGER = b"swagger.json"  # below an endpoint: a document, not a question to the model
-
-
-class Ids:
-    """Ids of requests that bring none: 128 random bits each, drawn many at a time, for drawing is not cheap."""
-
-    __slots__ = ("_at", "_drawn", "_random")
-
-    def __init__(self) -> None:
-        self._random = Random()  # seeded by the system: workers must not draw alike
-        self._drawn = b""  # in hex
-        self._at = 0
-
-    def next(self) -> bytes:
-        if self._at == len(self._drawn):
-            self._drawn = self._random.randbytes(_IDS * _ID // 2).hex().encode()
-            self._at = 0
-        self._at += _ID
-        return self._drawn[self._at - _ID : self._at]
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,27 +367,6 @@ class Request(Listener):
         whole = int(self.first_ms)
         ms = _DIGITS[whole] if whole < len(_DIGITS) else b"%d" % whole
         return b"x-ms-request-id: %b\r\n%bms-azureml-model-time: %b\r\n" % (self.request_id, self.revision.lines, ms)
-
-
-def suffix(domain: str) -> bytes:
-    """What the host of an endpoint ends with, for `place`."""
-    return f".{domain.lower().strip('.')}".encode() if domain else b""
-
-
-def place(path: bytes, host: bytes, ending: bytes) -> tuple[str, bytes]:
-    """The endpoint a raw path is for, and the path below it; ("", b""): it is not for scoring.
-
-    Args:
-        ending: `.DOMAIN`, under which endpoints are names of hosts; empty: by path only.
-    """
-    if path.startswith(ENDPOINTS):
-        name, slash, rest = path[len(ENDPOINTS) :].partition(b"/")
-        return (name.decode("latin-1"), rest) if slash else ("", b"")
-    if ending:
-        host = host.partition(b":")[0].lower()
-        if host.endswith(ending):
-            return host[: -len(ending)].decode("latin-1"), path[1:]
-    return "", b""
 
 
 def of_error(connection: Connection, length: int) -> list[headers.Field]:

@@ -14,7 +14,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from headgate_kit import identity
-from headgate_router.dataplanes.builtin.client import C, Connection, connect, meet
+from headgate_router.dataplanes.builtin.client import Connection
+from headgate_router.dataplanes.builtin.dial import C, connect, meet
 from headgate_router.dataplanes.builtin.failures import Broken, TimedOut, Unreachable, Untrusted, UpstreamError
 from headgate_router.trust import Trust
 

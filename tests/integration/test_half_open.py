@@ -212,7 +212,7 @@ def test_a_caller_who_vanished_in_the_middle_of_a_body_is_408(
             assert await line(caller) == "said"
             await until(lambda: system.worker.book.in_flight == 1)
             away.vanish()
-            monkeypatch.setattr("headgate_router.dataplanes.builtin.protocol.BODY_S", 0.3)
+            monkeypatch.setattr("headgate_router.dataplanes.builtin.ending.BODY_S", 0.3)
             assert await system.ended() == ({}, {"408": 1})
 
     run(scenario())

@@ -18,7 +18,7 @@ import uvloop
 
 import envoyplane
 import peers
-from headgate_router.dataplanes.builtin import guard, protocol
+from headgate_router.dataplanes.builtin import ending, guard
 from headgate_router.main import ASGI, BUILTIN, ENVOY
 from trapplay import DEADLINE_S, Limits, Scenario, ours, served
 
@@ -69,7 +69,7 @@ class Trap:
 
     def _hasten(self, limits: Limits) -> None:
         """The router's own limits are constants."""
-        for module in (guard, protocol):
+        for module in (guard, ending):
             self._monkeypatch.setattr(module, "HEAD_S", limits.head_s)
             self._monkeypatch.setattr(module, "BODY_S", limits.body_s)
         if limits.head_s < 1 or limits.body_s < 1:

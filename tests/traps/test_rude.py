@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headgate_router.dataplanes.builtin import guard, protocol
+from headgate_router.dataplanes.builtin import ending, guard
 from headgate_router.main import ASGI, BUILTIN, ENVOY
 
 DEADLINE_S = 30.0
@@ -138,7 +138,7 @@ def test_a_body_that_turns_out_to_be_none_is_400_and_counted_as_that(trap: Any) 
 
 @pytest.mark.only(BUILTIN, why="uvicorn has no such limit; Envoy has its own clock")
 def test_a_caller_who_reads_nothing_is_let_go(trap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "STALL_S", 0.3)
+    monkeypatch.setattr(ending, "STALL_S", 0.3)
     monkeypatch.setattr(guard, "SWEEP_S", 0.05)
 
     async def scenario(site: Any) -> None:

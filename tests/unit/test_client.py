@@ -12,7 +12,8 @@ import pytest
 import uvloop
 
 import ports
-from headgate_router.dataplanes.builtin.client import Connection, connect
+from headgate_router.dataplanes.builtin.client import Connection
+from headgate_router.dataplanes.builtin.dial import connect
 from headgate_router.dataplanes.builtin.failures import Broken, TimedOut, Unreachable
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from headgate_router.request import Ids
+from headgate_router.ids import Ids
 
 
 def test_ids_are_128_bits_in_hex_and_none_comes_twice() -> None:
