@@ -52,6 +52,11 @@ def status(code: int, reason: str, body: bytes, media_type: str = "text/plain") 
     return answer
 
 
+async def hang(heard: Heard, writer: Writer) -> None:
+    """A model that takes a request and says nothing."""
+    await asyncio.Event().wait()
+
+
 @dataclass
 class Model:
     """A model server that answers each request with `answer`, and remembers what it heard."""

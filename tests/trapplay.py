@@ -71,6 +71,11 @@ def answer(raw: bytes) -> Act:
     return act
 
 
+async def hang(heard: Heard, reader: Reader, writer: Writer) -> None:
+    """A model that takes a request and says nothing."""
+    await asyncio.Event().wait()
+
+
 OK = answer(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok")
 
 

@@ -222,24 +222,20 @@ class Acts:
 
     def smokes(self, rollout: Rollout | None) -> Mapping[str, Verdict]:
         """Revision -> answer to the sample request, of a running rollout; those of one that ended are forgotten."""
-        if rollout is None:
-            return {}
-        with self._lock:
-            found = {r: verdict for (of, r), verdict in self._smokes.items() if of == rollout.id}
-            if rollout.state is not State.RUNNING:
-                for revision in found:
-                    del self._smokes[(rollout.id, revision)]
-        return found
+        return self._noted(self._smokes, rollout)
 
     def unasked(self, rollout: Rollout | None) -> Mapping[str, Held]:
         """Revision -> why its sample request cannot be asked now, of a running rollout."""
+        return self._noted(self._unasked, rollout)
+
+    def _noted(self, notes: dict[tuple[str, str], N], rollout: Rollout | None) -> Mapping[str, N]:
         if rollout is None:
             return {}
         with self._lock:
-            found = {r: held for (of, r), held in self._unasked.items() if of == rollout.id}
+            found = {revision: note for (of, revision), note in notes.items() if of == rollout.id}
             if rollout.state is not State.RUNNING:
                 for revision in found:
-                    del self._unasked[(rollout.id, revision)]
+                    del notes[(rollout.id, revision)]
         return found
 
     def _revert(self, head: Head) -> None:

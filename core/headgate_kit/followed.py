@@ -33,9 +33,8 @@ class Followed:
         self._place = place
         self._files = files
         self._seen = stamp(*files)
-        self.context = (
-            make()
-        )  # for the next connection; never changed: files swapped meanwhile would leave it half done
+        # For the next connection. Never changed itself: files swapped meanwhile would leave it half done.
+        self.context = make()
         self.renewed = 0
 
     def renew(self) -> bool:

@@ -92,10 +92,9 @@ class Control:
     def _text(self, method: str, path: str, content: bytes | None) -> bytes:
         response = self._ask(method, path, content)
         text = _part(response, REPLY_LIMIT + 1)
-        if len(text) <= REPLY_LIMIT:
-            _ended(response)
         if len(text) > REPLY_LIMIT:
             raise Ended(contract.FAILED, f"the control API's answer to {path} is longer than {REPLY_LIMIT} bytes")
+        _ended(response)
         return text
 
     def _save(self, path: str, into: Path) -> None:

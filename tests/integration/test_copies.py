@@ -18,7 +18,7 @@ from headgate_router.main import ASGI, BUILTIN
 from headgate_router.routes import LiveRoute
 from headgate_router.trust import Trust
 from headgate_router.upstream import Replica
-from routerplay import AUTH, Heard, Model, System, Writer, mirrored_to, ok, revision, router, run, until
+from routerplay import AUTH, Heard, Model, System, Writer, hang, mirrored_to, ok, revision, router, run, until
 
 
 @pytest.fixture(params=[BUILTIN, ASGI], autouse=True)
@@ -57,9 +57,6 @@ def test_a_drain_counts_copies_that_wait_and_lets_go_of_what_they_held(
     monkeypatch.setattr(copies, "MAX_RUNNING", 1)
 
     async def scenario() -> None:
-        async def hang(heard: Heard, writer: Writer) -> None:
-            await asyncio.Event().wait()
-
         stable, candidate = await Model(ok(b"1")).start(), await Model(hang).start()
         async with router(tmp_path) as system:
             target, compare = mirrored_to(candidate)

@@ -16,6 +16,7 @@ from routerplay import (
     Heard,
     Model,
     Writer,
+    hang,
     mirrored_to,
     ok,
     revision,
@@ -76,9 +77,6 @@ def test_the_share_of_copies_does_not_follow_the_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ill", ["hung", "dead", "refusing", "failing", "absent", "garbage"])
 def test_an_ill_mirror_is_counted_and_no_caller_notices(tmp_path: Path, ill: str) -> None:
     async def scenario() -> None:
-        async def hang(heard: Heard, writer: Writer) -> None:
-            await asyncio.Event().wait()
-
         async def die(heard: Heard, writer: Writer) -> None:
             writer.transport.abort()
 
@@ -112,9 +110,6 @@ def test_an_ill_mirror_is_counted_and_no_caller_notices(tmp_path: Path, ill: str
 
 def test_a_hung_mirror_is_bounded(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async def hang(heard: Heard, writer: Writer) -> None:
-            await asyncio.Event().wait()
-
         stable, candidate = await Model(ok(b"1")).start(), await Model(hang).start()
         async with router(tmp_path) as system:
             target, compare = mirrored_to(candidate)

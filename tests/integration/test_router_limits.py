@@ -18,6 +18,7 @@ from routerplay import (
     Heard,
     Model,
     Writer,
+    hang,
     ok,
     revision,
     router,
@@ -62,10 +63,7 @@ def test_m_times_n_run_as_many_wait_the_rest_is_429(tmp_path: Path) -> None:
 
 def test_who_waits_too_long_is_429(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async def never(heard: Heard, writer: Writer) -> None:
-            await asyncio.Event().wait()
-
-        model = await Model(never).start()
+        model = await Model(hang).start()
         async with router(tmp_path) as system:
             limits = {"max_concurrent_per_instance": 1, "max_queue_wait_ms": 20, "request_timeout_ms": 8_000}
             system.route(revision("rev", 1000, model, **limits))

@@ -16,6 +16,7 @@ from routerplay import (
     Heard,
     Model,
     Writer,
+    hang,
     mirrored_to,
     ok,
     revision,
@@ -76,10 +77,7 @@ def test_an_error_that_breaks_off_is_still_that_error(tmp_path: Path) -> None:
 
 def test_a_slow_model_is_408_and_sees_its_caller_leave(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async def never(heard: Heard, writer: Writer) -> None:
-            await asyncio.Event().wait()
-
-        model = await Model(never).start()
+        model = await Model(hang).start()
         async with router(tmp_path) as system:
             system.route(revision("rev", 1000, model, request_timeout_ms=1_000))
             answer = await system.post()

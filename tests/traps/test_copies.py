@@ -9,7 +9,7 @@ import pytest
 
 from headgate_router import copies, mirror
 from headgate_router.main import ASGI, BUILTIN
-from trapplay import until
+from trapplay import hang, until
 
 OURS = pytest.mark.only(BUILTIN, ASGI, why="Envoy sends its copies itself: docs/envoy.md")
 
@@ -17,9 +17,6 @@ OURS = pytest.mark.only(BUILTIN, ASGI, why="Envoy sends its copies itself: docs/
 @OURS
 def test_copies_that_hang_hold_so_many_bytes_and_no_more(trap: Any) -> None:
     async def scenario(site: Any) -> None:
-        async def hang(heard: Any, reader: Any, writer: Any) -> None:
-            await asyncio.Event().wait()
-
         site.mirrored.act = hang
         asked, size = 40, 1_000_000
         fit = copies.MAX_BYTES // (size + len(b"ok"))

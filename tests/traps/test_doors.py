@@ -10,7 +10,7 @@ import pytest
 
 from headgate_router.dataplanes.builtin import guard, protocol
 from headgate_router.main import ASGI, BUILTIN, ENVOY
-from trapplay import Said, until
+from trapplay import Said, hang, until
 
 SERVERS = "connections are the server's to limit"
 
@@ -154,10 +154,6 @@ async def die(heard: Any, reader: Any, writer: Any) -> None:
 
 async def fail(heard: Any, reader: Any, writer: Any) -> None:
     writer.write(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n")
-
-
-async def hang(heard: Any, reader: Any, writer: Any) -> None:
-    await asyncio.Event().wait()
 
 
 async def garble(heard: Any, reader: Any, writer: Any) -> None:

@@ -182,11 +182,11 @@ def _fetching(
     state = initializer.get("state") or {}
     if not state or state.get("terminated", {}).get("exitCode") == 0:
         return None
-    last = state.get("terminated") or (initializer.get("lastState") or {}).get("terminated")
-    if "waiting" in state and last is None:
+    last = _last(initializer)
+    if "waiting" in state and not last:
         known = state["waiting"].get("reason") in (*IMAGE, *CONFIG)
         return _waiting(pod, initializer, now, patience, ever_ready) if known else None
-    if last is None:
+    if not last:
         return ReplicaState.STARTING, "its model is being fetched"
     failed, why = _died(initializer, last, patience, ever_ready)
     if "running" in state:
